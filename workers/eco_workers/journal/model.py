@@ -1,0 +1,265 @@
+"""The words of the journal: what goes in, what comes out, and the protocol that each implementation keeps.
+
+Times are unix seconds (float) of the journal's clock, payloads are UTF-8 JSON documents as bytes. All types are frozen:
+a row that was read is a fact about the moment of reading.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from eco_crds.wal import WalAges, WalCounts, WalVolume
+
+
+class State(StrEnum):
+    """States of a task. The changes between them that exist are enforced by the database itself."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    REPUBLISHED = "republished"
+
+
+class Owner(StrEnum):
+    """Who would bring the task back if this process vanished."""
+
+    BROKER = "broker"
+    """Not acked yet: an unfinished delivery comes back by itself."""
+    JOURNAL = "journal"
+    """Acked, or about to be: only this journal holds it."""
+
+
+class Verdict(StrEnum):
+    """What `accept` did with one delivery. After any of them the delivery may be acked (or kept un-acked by policy)."""
+
+    STORED = "stored"
+    """A new row, pending."""
+    RAISED = "raised"
+    """A higher generation of a pending or running task: the number was raised, no second run."""
+    REOPENED = "reopened"
+    """A higher generation of a republished, failed or timed-out task: pending again."""
+    REDELIVERED = "redelivered"
+    """The delivery that an un-acked row was waiting for: due again, its finished steps are kept."""
+    DUPLICATE = "duplicate"
+    """Already known: nothing runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """One valid delivery, about to be written."""
+
+    task_id: str
+    """1 to 255 characters of `[A-Za-z0-9._:@/+=-]`."""
+    name: str
+    payload: bytes
+    queue: str
+    generation: int = 0
+    attempts: int = 0
+    """Attempts already used elsewhere, carried by a republished message."""
+    not_before: float | None = None
+    expires_at: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers that travel along, `traceparent` for one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A delivery that is no valid task: kept as one outbox row to the dead-letter queue, no task row."""
+
+    message_id: str
+    body: bytes
+    queue: str
+    reason: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A task that was claimed: its attempt is counted and the claim is durable before the caller sees it."""
+
+    task_id: str
+    name: str
+    payload: bytes
+    queue: str
+    generation: int
+    attempt: int
+    """From 1."""
+    expires_at: float | None
+    headers: Mapping[str, str]
+    steps: Mapping[str, bytes]
+    """Results of the steps that an earlier attempt finished, by step name."""
+    recovered: bool
+    """Whether an earlier process of this journal had begun it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """A message that a task emits: written with its result, published afterwards."""
+
+    routing_key: str
+    body: bytes
+    exchange: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxMessage:
+    """An outbox row on its way to the broker. `message_id` is the same however often it is sent."""
+
+    row_id: int
+    message_id: str
+    task_id: str
+    kind: str
+    """`emit`, `dead-letter`, `republish` or `reject`."""
+    exchange: str
+    routing_key: str
+    body: bytes
+    headers: Mapping[str, str]
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A terminal row that is due to be synced."""
+
+    task_id: str
+    name: str
+    queue: str
+    state: State
+    generation: int
+    version: int
+    """Raised by every change of the row; what was synced is this version."""
+    attempts: int
+    payload: bytes
+    result: bytes | None
+    error: str | None
+    created_at: float
+    started_at: float | None
+    ended_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose journal this is; written into the file when it is made and compared at every open."""
+
+    namespace: str
+    worker: str
+    shard: str
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The state of a journal at one moment; metrics, `/wal` and tests read it."""
+
+    journal_uuid: str
+    incarnation: str
+    epoch: int
+    counts: WalCounts
+    ages: WalAges
+    volume: WalVolume
+    draining: bool
+    read_only: bool
+    last_error: str
+    sync_target: str
+    recovered: int
+    commits: int
+    operations: int
+    queue_depth: int
+
+
+class TaskJournal(Protocol):
+    """What the runtime may ask of a journal. Every method returns after the commit that made it durable.
+
+    A sequence given to one call is one transaction: all or nothing. Errors are those of `eco_workers.errors`.
+    """
+
+    async def accept(self, tasks: Sequence[NewTask], *, owner: Owner = Owner.JOURNAL) -> list[Verdict]:
+        """Write deliveries, idempotent on task and generation; one verdict each, in order."""
+
+    async def reject(self, messages: Sequence[Rejected]) -> None:
+        """Keep deliveries that are no valid task as outbox rows to the dead-letter queue."""
+
+    async def claim(self, limit: int, *, names: frozenset[str], now: float | None = None) -> list[Running]:
+        """Start up to `limit` due tasks whose name is in `names`, oldest first. Attempts used up end as failed here."""
+
+    async def step(self, task_id: str, name: str, result: bytes, *, emits: Sequence[Emit] = ()) -> None:
+        """Checkpoint a finished step of a running task, with what it emits."""
+
+    async def heartbeat(self, task_id: str) -> None:
+        """Note that a running task makes progress."""
+
+    async def complete(self, task_id: str, result: bytes, *, emits: Sequence[Emit] = ()) -> None:
+        """End a running task: result and emitted messages in one transaction."""
+
+    async def fail(self, task_id: str, error: str) -> None:
+        """End a pending or running task for good; its dead letter is an outbox row of the same transaction."""
+
+    async def time_out(self, task_id: str, error: str) -> None:
+        """End a task whose time limit or `expires` has passed; dead letter as with `fail`."""
+
+    async def retry(self, task_id: str, error: str, *, not_before: float) -> None:
+        """Put a running task back to pending, to run not before the given time. The journal owns it from here on."""
+
+    async def release(self, task_ids: Sequence[str]) -> None:
+        """Put running tasks back to pending, due at once, the attempt given back: the process stops, the task did not fail."""
+
+    async def republish(self, task_ids: Sequence[str] | None = None) -> int:
+        """Give pending tasks (all of them for None) back to the broker through the outbox; how many."""
+
+    async def acked(self, task_ids: Sequence[str]) -> None:
+        """Hand ownership of un-acked rows from broker to journal; to be called before the ack is sent."""
+
+    async def channel_lost(self) -> None:
+        """Un-acked rows that are not running will be redelivered: they wait for it and are not run unasked."""
+
+    async def outbox(self, limit: int) -> list[OutboxMessage]:
+        """Unsent messages, oldest first."""
+
+    async def sent(self, row_ids: Sequence[int]) -> None:
+        """Mark messages that the broker confirmed; a republished task becomes terminal with it."""
+
+    async def park_outbox(self, row_id: int, error: str) -> None:
+        """Count an attempt of a message that could not be routed; parked after the last one, never dropped."""
+
+    async def unsynced(self, limit: int) -> list[Report]:
+        """Terminal rows that owe their report, oldest end first; republished rows are not among them."""
+
+    async def synced(self, versions: Mapping[str, int]) -> None:
+        """Mark rows whose COMMIT has returned; a row that changed since (another version) stays due."""
+
+    async def sync_failed(self, task_id: str, error: str, *, max_attempts: int) -> None:
+        """Count an attempt that the database refused for this very row; parked after the last one, never dropped."""
+
+    async def set_draining(self, draining: bool) -> None:
+        """Keep in the journal whether the shard drains, so that a restart in mid-drain goes on draining."""
+
+    async def set_sync_target(self, target: str) -> None:
+        """Keep the sync target; the empty string forgets it."""
+
+    async def prune(self, *, keep_s: float, limit: int = 1000) -> int:
+        """Delete ended rows older than `keep_s` that owe nothing (synced or without a target, all sent); how many."""
+
+    async def checkpoint(self) -> int:
+        """Move the write-ahead log into the database file; pages moved."""
+
+    async def statistics(self) -> Statistics:
+        """Counts, ages and sizes, from one read."""
+
+    async def backup(self, target: Path) -> None:
+        """Copy the journal, online, into a new file."""
+
+    async def verify(self) -> list[str]:
+        """Check structure and every row's checksum; the problems found, none when sound."""
+
+    async def wait_for_work(self, timeout_s: float) -> None:
+        """Return when a row may have become due, at the latest after `timeout_s`."""
+
+    async def wait_for_outbox(self, timeout_s: float) -> None:
+        """Return when a message may have become due to be sent, at the latest after `timeout_s`."""
+
+    async def close(self) -> None:
+        """Finish what was begun, checkpoint, give up the lock."""
