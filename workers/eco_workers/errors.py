@@ -37,7 +37,7 @@ class CommitFailedError(JournalError):
 
 
 class JournalFatalError(JournalError):
-    """The journal cannot be trusted to be durable any more (failed fsync, I/O error at commit): the process must exit."""
+    """The journal may not be durable any more (failed fsync, I/O error at commit): the process must exit."""
 
 
 class JournalLockedError(JournalError):
@@ -45,7 +45,10 @@ class JournalLockedError(JournalError):
 
 
 class JournalRefusedError(JournalError):
-    """The journal must not be opened here: foreign identity, stale epoch, network file system, affected SQLite, newer schema."""
+    """The journal must not be opened here.
+
+    Foreign identity, stale epoch, network file system, affected SQLite library, or a newer schema.
+    """
 
 
 class JournalLostError(JournalRefusedError):

@@ -1,0 +1,79 @@
+# Every command a person or CI needs. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+PACKAGES := crds operator workers[storage] infra/lab
+PYTEST := $(PY) -m pytest
+# Where a private registry needs its own certificate authority, uv reads the system's store too.
+export UV_SYSTEM_CERTS ?= true
+
+.PHONY: help
+help:  ## List the targets
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(STAMP)  ## Install the locked tools and the packages of this tree into .venv
+
+$(STAMP): requirements.lock $(wildcard */pyproject.toml) infra/lab/pyproject.toml
+	@command -v uv >/dev/null || python3 -m pip install --quiet --user uv || python3 -m pip install --quiet --break-system-packages uv
+	export PATH="$$PATH:$$HOME/.local/bin"
+	echo "setup: .venv from requirements.lock"
+	[ -x $(PY) ] || uv venv --quiet --python '>=3.11' $(VENV)
+	uv pip sync --quiet --python $(PY) --require-hashes requirements.lock
+	uv pip install --quiet --python $(PY) --no-deps $(foreach p,$(PACKAGES),-e './$(p)')
+	touch $(STAMP)
+
+.PHONY: demo
+demo: setup  ## Run the main job on a real cluster: 500 tasks outlive two killed workers and a restarted broker
+	$(PY) -m eco_lab demo
+
+.PHONY: test
+test: setup  ## Run every test: unit, integration, crash, contract, e2e; starts what it needs
+	$(PYTEST)
+
+.PHONY: unit
+unit: setup  ## Run the tests that need neither network nor cluster
+	$(PYTEST) tests/unit tests/contract tests/test_tidy.py
+
+.PHONY: check
+check: setup  ## Lint, types, layers, and the freshness of generated files
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(PY) -m eco_crds --check
+
+.PHONY: generate
+generate: setup  ## Write again what is generated: custom resource definitions, tables
+	$(PY) -m eco_crds
+
+.PHONY: lock
+lock:  ## Resolve requirements.lock again, keeping the pins that still fit
+	uv pip compile --quiet --universal --generate-hashes --no-header --group dev \
+	  $(foreach p,eco-crds eco-operator eco-workers eco-lab,--no-emit-package $(p)) \
+	  pyproject.toml -o requirements.lock
+
+.PHONY: up down status
+up: setup  ## Start the lab: a Kubernetes cluster, RabbitMQ, PostgreSQL and an S3 stand-in on this machine
+	$(PY) -m eco_lab up
+down: setup  ## Stop the lab and remove all of it but its cache
+	$(PY) -m eco_lab down
+status: setup  ## Say what of the lab runs
+	$(PY) -m eco_lab status
+
+.PHONY: bench prove
+bench: bench-journal  ## Measure speed beside a peer or a limit; `make bench-NAME` runs one part
+bench-%: setup
+	$(PY) -m tests.benchmarks.$*
+prove: prove-journal prove-operator  ## Run the counted proofs, thoroughly; `make prove-NAME` runs one part
+prove-%: setup
+	$(PY) -m tests.prove.$*
+
+.PHONY: clean
+clean:  ## Remove what was built here (the lab's cache stays)
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,3 @@
+"""Fixtures that every layer of tests shares."""
+
+pytest_plugins = ["tests.support.lab"]
