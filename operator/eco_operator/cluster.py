@@ -1,0 +1,233 @@
+"""The only module that talks to the API server.
+
+Writes are server-side applies under a field manager of ours, deletions with a precondition on the uid, and events. An
+answer that is no success becomes one of the errors of `eco_operator.errors`. Nothing is retried here: the queue does
+that, with its back-off, and looks at the world anew before.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import client as kubernetes_client
+from kubernetes.aio import config as kubernetes_config
+
+from eco_crds import contract
+from eco_operator import errors, kinds
+from eco_operator.kinds import Kind
+
+APPLY_PATCH: Final = "application/apply-patch+yaml"
+JSON: Final = "application/json"
+REQUEST_TIMEOUT_S: Final = 20.0
+LIST_CHUNK_OBJECTS: Final = 250
+REQUESTS_MAX: Final = 32
+
+Object = Mapping[str, Any]
+RequestObserver = Callable[[str, str, int, float], None]
+"""Called after each request with verb, kind, HTTP status (0: no answer) and seconds."""
+
+_ERRORS: Final[Mapping[int, type[errors.ApiError]]] = {
+    401: errors.DeniedError,
+    403: errors.DeniedError,
+    404: errors.NotFoundError,
+    409: errors.ConflictError,
+    410: errors.ExpiredError,
+}
+
+
+async def connect(observer: RequestObserver = lambda *_: None) -> "Cluster":
+    """A cluster reached by `KUBECONFIG` when that is set, else by the pod's service account."""
+    configuration = kubernetes_client.Configuration()
+    try:
+        if os.environ.get("KUBECONFIG"):
+            await kubernetes_config.load_kube_config(os.environ["KUBECONFIG"], client_configuration=configuration)  # type: ignore[no-untyped-call]  # no annotations in the client
+        else:
+            kubernetes_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # no annotations in the client
+    except (kubernetes_config.ConfigException, OSError) as error:
+        raise errors.ConfigurationError(
+            f"no way to an API server: {error}. Run inside a pod, or set KUBECONFIG to the path of a kubeconfig."
+        ) from None
+    configuration.connection_pool_maxsize = REQUESTS_MAX
+    return Cluster(configuration, observer)
+
+
+class Cluster:
+    """A connection to one API server."""
+
+    def __init__(self, configuration: kubernetes_client.Configuration, observer: RequestObserver) -> None:
+        self._client = kubernetes_client.ApiClient(configuration)
+        self._client.user_agent = contract.FIELD_MANAGER
+        self._observe = observer
+        self._slots = asyncio.Semaphore(REQUESTS_MAX)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.close()  # type: ignore[no-untyped-call]  # no annotations in the client
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
+        """One object; raises `NotFoundError`."""
+        return await self._request("get", kind, kind.path(namespace, name))
+
+    async def list(
+        self, kind: Kind, namespaces: Sequence[str] = (), *, label_selector: str = ""
+    ) -> AsyncIterator[tuple[list[dict[str, Any]], int]]:
+        """Every object in chunks, each with the resource version of its list; no namespaces: the whole cluster.
+
+        Raises `ExpiredError` when the list got too old between two chunks: begin again.
+        """
+        for namespace in namespaces or (None,):
+            token = ""
+            while True:
+                query = {"limit": str(LIST_CHUNK_OBJECTS)}
+                if label_selector:
+                    query["labelSelector"] = label_selector
+                if token:
+                    query["continue"] = token
+                answer = await self._request("list", kind, kind.path(namespace), query=query)
+                metadata = answer.get("metadata", {})
+                items: list[dict[str, Any]] = answer.get("items") or []
+                yield items, int(metadata.get("resourceVersion") or 0)
+                token = metadata.get("continue") or ""
+                if not token:
+                    break
+
+    async def apply(self, desired: Object, *, force: bool, subresource: str | None = None) -> dict[str, Any]:
+        """Server-side apply. Without `force` a field that somebody else owns is a `ConflictError`."""
+        kind = kinds.BY_NAME[desired["kind"]]
+        metadata = desired["metadata"]
+        manager = contract.STATUS_FIELD_MANAGER if subresource == "status" else contract.FIELD_MANAGER
+        return await self._request(
+            "apply",
+            kind,
+            kind.path(metadata["namespace"], metadata["name"], subresource),
+            query={"fieldManager": manager, "force": "true" if force else "false"},
+            body=desired,
+        )
+
+    async def annotate(
+        self, kind: Kind, namespace: str, name: str, annotations: Mapping[str, str], manager: str
+    ) -> None:
+        """Own exactly these annotations of an object that exists, under a field manager of their own."""
+        body = {
+            "apiVersion": kind.api_version,
+            "kind": kind.kind,
+            "metadata": {"name": name, "namespace": namespace, "annotations": dict(annotations)},
+        }
+        query = {"fieldManager": manager, "force": "true"}
+        await self._request("apply", kind, kind.path(namespace, name), query=query, body=body)
+
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
+        """Delete the object with that uid; one that is gone, or another by now, is no error."""
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        body["propagationPolicy"] = "Background"
+        try:
+            await self._request("delete", kind, kind.path(namespace, name), body=body)
+        except errors.NotFoundError:
+            return
+        except errors.ConflictError as error:
+            if "uid" not in error.message.lower():
+                raise
+
+    async def create_event(self, event: Object) -> None:
+        """Post an event; one of the same name is there already when this is a repetition."""
+        try:
+            await self._request("create", kinds.EVENT, kinds.EVENT.path(event["metadata"]["namespace"]), body=event)
+        except errors.ConflictError:
+            return
+
+    async def can_list(self, kind: Kind, namespaces: Sequence[str]) -> None:
+        """Try the smallest list of a kind; raises what stands in the way."""
+        for namespace in namespaces or (None,):
+            await self._request("list", kind, kind.path(namespace), query={"limit": "1"})
+
+    async def _request(
+        self,
+        verb: str,
+        kind: Kind,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+    ) -> dict[str, Any]:
+        method = {"get": "GET", "list": "GET", "apply": "PATCH", "delete": "DELETE", "create": "POST", "replace": "PUT"}
+        headers = {"Accept": JSON, "Content-Type": APPLY_PATCH if verb == "apply" else JSON}
+        target = path if not query else f"{path}?{urlencode(query)}"
+        loop = asyncio.get_running_loop()
+        started, status = loop.time(), 0
+        try:
+            async with self._slots, asyncio.timeout(REQUEST_TIMEOUT_S):
+                request = await self._client.param_serialize(
+                    method[verb], target, header_params=headers, body=body, auth_settings=["BearerToken"]
+                )
+                answer = await self._client.call_api(*request, _request_timeout=REQUEST_TIMEOUT_S)
+                status = answer.status
+                content = await answer.read()  # type: ignore[no-untyped-call]  # no annotations in the client
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            message = str(error) or type(error).__name__
+            raise errors.TransientError(verb, path, status=status, message=message) from error
+        finally:
+            self._observe(verb, kind.kind, status, loop.time() - started)
+        if 200 <= status < 300:
+            result: dict[str, Any] = json.loads(content)
+            return result
+        raise _failure(verb, path, status, content, answer.headers.get("Retry-After"))
+
+
+class LeaseStore:
+    """The Lease of the leader, as `eco_operator.leader` wants it."""
+
+    def __init__(self, cluster: Cluster, *, namespace: str, name: str) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._name = name
+
+    async def get_lease(self) -> Object:
+        """The Lease as it is."""
+        return await self._cluster.get(kinds.LEASE, self._namespace, self._name)
+
+    async def create_lease(self, spec: Mapping[str, Any]) -> Object:
+        """Make it."""
+        return await self._cluster._request(  # noqa: SLF001  # two halves of one module
+            "create",
+            kinds.LEASE,
+            kinds.LEASE.path(self._namespace),
+            query={"fieldManager": contract.FIELD_MANAGER},
+            body={
+                "apiVersion": kinds.LEASE.api_version,
+                "kind": kinds.LEASE.kind,
+                "metadata": {"name": self._name, "namespace": self._namespace},
+                "spec": dict(spec),
+            },
+        )
+
+    async def replace_lease(self, lease: Object, spec: Mapping[str, Any]) -> Object:
+        """Give the Lease that was read a new spec; its resource version makes that safe."""
+        return await self._cluster._request(  # noqa: SLF001  # two halves of one module
+            "replace",
+            kinds.LEASE,
+            kinds.LEASE.path(self._namespace, self._name),
+            query={"fieldManager": contract.FIELD_MANAGER},
+            body={**lease, "spec": dict(spec)},
+        )
+
+
+def _failure(verb: str, path: str, status: int, content: bytes, retry_after: str | None) -> errors.ApiError:
+    try:
+        answer = json.loads(content)
+        reason, message = str(answer.get("reason", "")), str(answer.get("message", ""))
+    except (ValueError, AttributeError):
+        reason, message = "", content[:200].decode(errors="replace")
+    fallback = errors.TransientError if status in {408, 429} or status >= 500 else errors.RejectedError
+    failure = _ERRORS.get(status, fallback)(verb, path, status=status, reason=reason, message=message)
+    if isinstance(failure, errors.TransientError) and retry_after and retry_after.isdigit():
+        failure.retry_after_s = min(float(retry_after), errors.RETRY_AFTER_S_MAX)
+    return failure

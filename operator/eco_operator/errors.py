@@ -1,0 +1,64 @@
+"""What can go wrong between the operator and the API server, and whether it is worth another try.
+
+An error says operation, object, cause and hint. Whether to retry is in its type: `Transient` and `Conflict` go back on
+the queue with a back-off; the others need somebody to change something, and the verdict says so.
+"""
+
+from typing import Final
+
+RETRY_AFTER_S_MAX: Final = 300.0
+
+
+class OperatorError(Exception):
+    """Something the operator understands went wrong."""
+
+
+class ConfigurationError(OperatorError):
+    """The operator's own settings, credentials or rights do not let it start."""
+
+
+class LeaseLostError(OperatorError):
+    """Another process leads, or the lease could not be renewed in time: this one must stop at once."""
+
+
+class ApiError(OperatorError):
+    """A request that the API server, or the way to it, did not answer with success."""
+
+    def __init__(self, operation: str, target: str, *, status: int = 0, reason: str = "", message: str = "") -> None:
+        super().__init__(f"{operation} {target}: {status or 'no answer'} {reason} {message}".strip())
+        self.operation = operation
+        self.target = target
+        self.status = status
+        self.reason = reason
+        self.message = message
+
+
+class TransientError(ApiError):
+    """No answer, a time-out, 429 or 5xx: the same request may succeed later."""
+
+    retry_after_s: float | None = None
+
+
+class ConflictError(ApiError):
+    """409: the object is another than the one decided upon, or somebody else owns a field."""
+
+
+class NotFoundError(ApiError):
+    """404: no such object, or no such kind."""
+
+
+class ExpiredError(ApiError):
+    """410: the continue token or resource version is too old; list again from the beginning."""
+
+
+class DeniedError(ApiError):
+    """401 or 403: a right is missing, a quota is used up, or the namespace is being deleted."""
+
+    @property
+    def is_namespace_going(self) -> bool:
+        """Whether the refusal only says that the namespace is being deleted."""
+        return "is being terminated" in self.message or "NamespaceTerminating" in self.message
+
+
+class RejectedError(ApiError):
+    """400, 413, 415 or 422: the server will never take this request as it is."""
