@@ -205,7 +205,7 @@ class TaskJournal(Protocol):
         """Put a running task back to pending, to run not before the given time. The journal owns it from here on."""
 
     async def release(self, task_ids: Sequence[str]) -> None:
-        """Put running tasks back to pending, due at once, the attempt given back: the process stops, the task did not fail."""
+        """Put running tasks back to pending, due at once, the attempt given back: the process stops, no task failed."""
 
     async def republish(self, task_ids: Sequence[str] | None = None) -> int:
         """Give pending tasks (all of them for None) back to the broker through the outbox; how many."""
