@@ -1,0 +1,383 @@
+"""What the operator remembers of the cluster: our own objects whole, everything else as a small projection.
+
+Two sources feed it: the watch, event by event, and the resync, list by list. Whatever is newer by resource version
+wins, so a late event never undoes a list, nor a stale list an event. Only a list can tell that an object is gone whose
+deletion the watch never mentioned (after a 410, say), so it drops what it does not name.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from eco_crds import contract
+from eco_operator import kinds
+from eco_operator.kinds import Kind
+
+
+class Key(NamedTuple):
+    """One of our own objects, existing or gone."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+class Identity(NamedTuple):
+    """An object by kind and name; another of the same name later has the same."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodState:
+    """What the kubelet says of a worker's pod."""
+
+    ip: str
+    phase: str
+    is_ready: bool
+    restarts: int
+    reason: str
+    """Why it does not run, as the kubelet or scheduler has it: `ImagePullBackOff`, `Unschedulable`, …; or empty."""
+    message: str
+    last_exit: str
+    """Message the container left when it last ended, or empty."""
+    image_id: str
+    created: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentState:
+    """What the deployment controller says."""
+
+    replicas: int
+    ready: int
+    image: str
+    is_observed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimState:
+    """A claim on a volume with a journal."""
+
+    phase: str
+    requested: str
+    capacity: str
+    storage_class: str | None
+    access_modes: tuple[str, ...]
+    annotations: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """Anything that is not of our own kinds."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    version: int
+    labels: Mapping[str, str]
+    desired_hash: str
+    owned_fields: str
+    """The `fieldsV1` of our own managed-fields entry as JSON, or empty when we own nothing. Never its time."""
+    owner_uids: tuple[str, ...]
+    is_deleting: bool
+    pod: PodState | None = None
+    deployment: DeploymentState | None = None
+    claim: ClaimState | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+    """Of a ConfigMap: all of it. Of a Secret: nothing."""
+
+    @property
+    def worker(self) -> str:
+        """Name of the EcoWorker it belongs to, or empty."""
+        return self.labels.get(contract.LABEL_WORKER, "")
+
+    @property
+    def shard(self) -> str:
+        """Name of the shard it belongs to, or empty."""
+        return self.labels.get(contract.LABEL_SHARD, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """An EcoWorker or a WalSync, whole but for its managed fields."""
+
+    key: Key
+    uid: str
+    version: int
+    body: Mapping[str, Any]
+
+    @property
+    def is_deleting(self) -> bool:
+        """Whether it is on its way out."""
+        return "deletionTimestamp" in self.body["metadata"]
+
+    @property
+    def generation(self) -> int:
+        """Counts the changes of its spec."""
+        return int(self.body["metadata"].get("generation", 0))
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatistics:
+    """How much is remembered, and how far the watch is behind the lists."""
+
+    objects: Mapping[str, int]
+    unwatched: int
+    """Objects whose last known version came from a list, and the watch has not said so yet."""
+
+
+@dataclass(slots=True)
+class Cache:
+    """Everything known of the cluster."""
+
+    _owned: dict[Key, Owned] = field(default_factory=dict)
+    _children: dict[Identity, Child] = field(default_factory=dict)
+    _by_worker: dict[tuple[str, str], dict[Identity, Child]] = field(default_factory=dict)
+    _watched: dict[Identity, int] = field(default_factory=dict)
+    _tombstones: dict[Identity, int] | None = None
+
+    def owned(self, key: Key) -> Owned | None:
+        """The EcoWorker or WalSync of that key."""
+        return self._owned.get(key)
+
+    def all_owned(self, kind: Kind, namespace: str | None = None) -> list[Owned]:
+        """Every object of one of our kinds, of one namespace or all."""
+        return [
+            owned
+            for key, owned in self._owned.items()
+            if key.kind == kind.kind and (namespace is None or key.namespace == namespace)
+        ]
+
+    def children(self, namespace: str, worker: str, kind: Kind | None = None) -> list[Child]:
+        """What carries the label of that EcoWorker."""
+        found = self._by_worker.get((namespace, worker), {}).values()
+        return [child for child in found if kind is None or child.kind == kind.kind]
+
+    def pods(self) -> list[Child]:
+        """Every pod of every worker."""
+        return [child for child in self._children.values() if child.pod is not None and child.worker]
+
+    def keys(self) -> set[Key]:
+        """Everything there is to look at, with the names of EcoWorkers that are gone and left something behind."""
+        left = {Key(kinds.ECO_WORKER.kind, namespace, worker) for namespace, worker in self._by_worker}
+        return left | set(self._owned)
+
+    def see(self, kind: Kind, event_type: str | None, body: Mapping[str, Any]) -> set[Key]:
+        """Take in one event of the watch; returns the keys it concerns, none when it told nothing new."""
+        identity, version = _identity(kind, body), _version(body)
+        self._watched[identity] = max(version, self._watched.get(identity, 0))
+        known = self._known(identity)
+        if known is not None and (version < known.version or (version == known.version and event_type != "DELETED")):
+            return set()
+        if event_type == "DELETED":
+            self._watched.pop(identity, None)
+            if self._tombstones is not None:
+                self._tombstones[identity] = version
+            concerned = self._concerned(kind, self._project(kind, body))
+            self._drop(identity)
+            return concerned
+        return self._put(kind, identity, body)
+
+    def begin_list(self) -> None:
+        """Remember deletions from now on, so that a list begun now cannot bring back what goes meanwhile."""
+        self._tombstones = {}
+
+    def end_list(self) -> None:
+        """Stop remembering deletions."""
+        self._tombstones = None
+
+    def take_list(self, kind: Kind, bodies: Iterable[Mapping[str, Any]]) -> set[Identity]:
+        """Take in one chunk of a list; returns what it named."""
+        named = set()
+        for body in bodies:
+            identity, version = _identity(kind, body), _version(body)
+            named.add(identity)
+            known = self._known(identity)
+            gone = (self._tombstones or {}).get(identity, -1)
+            if version > gone and (known is None or version > known.version):
+                self._put(kind, identity, body)
+        return named
+
+    def forget_unnamed(self, kind: Kind, named: set[Identity], list_version: int) -> int:
+        """Drop what a whole list did not name and is not newer than it; returns how many."""
+        candidates = [*self._owned, *self._children]
+        gone = [
+            identity
+            for identity in (Identity(*candidate) for candidate in candidates)
+            if identity.kind == kind.kind and identity not in named
+        ]
+        dropped = 0
+        for identity in gone:
+            known = self._known(identity)
+            if known is not None and known.version <= list_version:
+                self._drop(identity)
+                self._watched.pop(identity, None)
+                dropped += 1
+        return dropped
+
+    def put_written(self, kind: Kind, body: Mapping[str, Any]) -> None:
+        """Take in the answer to a write of ours, ahead of the watch."""
+        identity = _identity(kind, body)
+        known = self._known(identity)
+        if known is None or _version(body) > known.version:
+            self._put(kind, identity, body)
+
+    def statistics(self) -> CacheStatistics:
+        """How much is remembered."""
+        counts: dict[str, int] = {}
+        unwatched = 0
+        versions = {Identity(*key): entry.version for key, entry in self._owned.items()}
+        versions |= {identity: child.version for identity, child in self._children.items()}
+        for identity, version in versions.items():
+            counts[identity.kind] = counts.get(identity.kind, 0) + 1
+            unwatched += self._watched.get(identity, 0) < version
+        return CacheStatistics(objects=counts, unwatched=unwatched)
+
+    def _known(self, identity: Identity) -> Owned | Child | None:
+        return self._owned.get(Key(*identity)) or self._children.get(identity)
+
+    def _put(self, kind: Kind, identity: Identity, body: Mapping[str, Any]) -> set[Key]:
+        entry = self._project(kind, body)
+        if isinstance(entry, Owned):
+            self._owned[entry.key] = entry
+            return self._concerned(kind, entry)
+        before = self._children.get(identity)
+        concerned = self._concerned(kind, entry)
+        if before is not None and before.worker != entry.worker:
+            concerned |= self._concerned(kind, before)
+            self._unindex(before, identity)
+        self._children[identity] = entry
+        if entry.worker:
+            self._by_worker.setdefault((entry.namespace, entry.worker), {})[identity] = entry
+        return concerned
+
+    def _drop(self, identity: Identity) -> None:
+        self._owned.pop(Key(*identity), None)
+        child = self._children.pop(identity, None)
+        if child is not None:
+            self._unindex(child, identity)
+
+    def _unindex(self, child: Child, identity: Identity) -> None:
+        siblings = self._by_worker.get((child.namespace, child.worker))
+        if siblings is not None:
+            siblings.pop(identity, None)
+            if not siblings:
+                del self._by_worker[(child.namespace, child.worker)]
+
+    def _project(self, kind: Kind, body: Mapping[str, Any]) -> Owned | Child:
+        return own(kind, body) if kind in kinds.OWNED else project(kind, body)
+
+    def _concerned(self, kind: Kind, entry: Owned | Child) -> set[Key]:
+        if isinstance(entry, Child):
+            return {Key(kinds.ECO_WORKER.kind, entry.namespace, entry.worker)} if entry.worker else set()
+        keys = {entry.key}
+        # A WalSync tells EcoWorkers how to sync; an EcoWorker's state is what a WalSync shows.
+        other = kinds.WAL_SYNC if kind == kinds.ECO_WORKER else kinds.ECO_WORKER
+        keys.update(owned.key for owned in self.all_owned(other, entry.key.namespace))
+        return keys
+
+
+def own(kind: Kind, body: Mapping[str, Any]) -> Owned:
+    """Keep one of our own objects whole but for its managed fields."""
+    metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    key = Key(kind.kind, metadata["namespace"], metadata["name"])
+    return Owned(key, metadata["uid"], _version(body), {**body, "metadata": metadata})
+
+
+def project(kind: Kind, body: Mapping[str, Any]) -> Child:
+    """Keep of a child what decisions need."""
+    metadata = body["metadata"]
+    annotations = metadata.get("annotations") or {}
+    return Child(
+        kind=kind.kind,
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        version=_version(body),
+        labels={sys.intern(name): sys.intern(value) for name, value in (metadata.get("labels") or {}).items()},
+        desired_hash=annotations.get(contract.ANNOTATION_HASH, ""),
+        owned_fields=_owned_fields(metadata),
+        owner_uids=tuple(owner["uid"] for owner in metadata.get("ownerReferences") or ()),
+        is_deleting="deletionTimestamp" in metadata,
+        pod=_pod(body) if kind == kinds.POD else None,
+        deployment=_deployment(body) if kind == kinds.DEPLOYMENT else None,
+        claim=_claim(body) if kind == kinds.CLAIM else None,
+        data=dict(body.get("data") or {}) if kind == kinds.CONFIG_MAP else {},
+    )
+
+
+def _owned_fields(metadata: Mapping[str, Any]) -> str:
+    for entry in metadata.get("managedFields") or ():
+        if (
+            entry.get("manager") == contract.FIELD_MANAGER
+            and entry.get("operation") == "Apply"
+            and not entry.get("subresource")
+        ):
+            # The same for every shard of every worker, so one string serves them all.
+            return sys.intern(json.dumps(entry.get("fieldsV1") or {}, sort_keys=True, separators=(",", ":")))
+    return ""
+
+
+def _pod(body: Mapping[str, Any]) -> PodState:
+    status = body.get("status") or {}
+    conditions = {entry["type"]: entry for entry in status.get("conditions") or ()}
+    containers = status.get("containerStatuses") or ()
+    main: Mapping[str, Any] = next((entry for entry in containers if entry["name"] == contract.CONTAINER_NAME), {})
+    state, last = main.get("state") or {}, main.get("lastState") or {}
+    scheduled = conditions.get("PodScheduled", {})
+    waiting = state.get("waiting") or state.get("terminated") or {}
+    if scheduled.get("status") == "False":
+        waiting = scheduled
+    ended = state.get("terminated") or last.get("terminated") or {}
+    return PodState(
+        ip=status.get("podIP", ""),
+        phase=status.get("phase", ""),
+        is_ready=conditions.get("Ready", {}).get("status") == "True",
+        restarts=int(main.get("restartCount", 0)),
+        reason=str(status.get("reason") or waiting.get("reason") or ""),
+        message=str(status.get("message") or waiting.get("message") or "")[:512],
+        last_exit=str(ended.get("message") or ended.get("reason") or "")[:512],
+        image_id=str(main.get("imageID", "")),
+        created=str(body["metadata"].get("creationTimestamp", "")),
+    )
+
+
+def _deployment(body: Mapping[str, Any]) -> DeploymentState:
+    status, spec = body.get("status") or {}, body["spec"]
+    containers = spec["template"]["spec"]["containers"]
+    image = next((entry["image"] for entry in containers if entry["name"] == contract.CONTAINER_NAME), "")
+    return DeploymentState(
+        replicas=int(spec.get("replicas", 1)),
+        ready=int(status.get("readyReplicas", 0)),
+        image=image,
+        is_observed=int(status.get("observedGeneration", 0)) >= int(body["metadata"].get("generation", 0)),
+    )
+
+
+def _claim(body: Mapping[str, Any]) -> ClaimState:
+    spec, status = body["spec"], body.get("status") or {}
+    annotations = body["metadata"].get("annotations") or {}
+    return ClaimState(
+        phase=status.get("phase", ""),
+        requested=str(spec.get("resources", {}).get("requests", {}).get("storage", "")),
+        capacity=str((status.get("capacity") or {}).get("storage", "")),
+        storage_class=spec.get("storageClassName"),
+        access_modes=tuple(spec.get("accessModes") or ()),
+        annotations={name: value for name, value in annotations.items() if name.startswith(contract.GROUP)},
+    )
+
+
+def _identity(kind: Kind, body: Mapping[str, Any]) -> Identity:
+    return Identity(kind.kind, body["metadata"]["namespace"], body["metadata"]["name"])
+
+
+def _version(body: Mapping[str, Any]) -> int:
+    """Resource versions are comparable integers; the API server's own documentation has it so since 1.35."""
+    value = str(body["metadata"].get("resourceVersion", ""))
+    return int(value) if value.isdigit() else 0
