@@ -1,0 +1,64 @@
+"""The operator, installed as a stranger would: its chart, by Helm, with the lab's image."""
+
+import json
+from pathlib import Path
+from typing import Final
+
+from eco_lab.demo.kubectl import Kubectl, run_program
+from eco_lab.environment import LabEnvironment
+from eco_lab.errors import MissingError
+from eco_lab.paths import TREE
+
+NAMESPACE: Final = "eco-system"
+RELEASE: Final = "eco-operator"
+CHART: Final = TREE / "charts" / "eco-operator"
+INSTALL_TIMEOUT_S: Final = 120
+
+
+def image_values(image: str) -> dict[str, str]:
+    """Repository and tag of an image as the chart takes them; the port of a registry is no tag."""
+    head, _, last = image.rpartition("/")
+    name, _, tag = last.partition(":")
+    return {"repository": f"{head}/{name}" if head else name, "tag": tag or "latest", "pullPolicy": "IfNotPresent"}
+
+
+def values(lab: LabEnvironment) -> dict[str, object]:
+    """Values of the chart that differ from its defaults in the lab."""
+    return {"image": image_values(lab.operator_image)}
+
+
+def helm(lab: LabEnvironment) -> Path:
+    """Helm of this lab; a MissingError when there is none."""
+    if lab.helm is None or not lab.helm.exists():
+        raise MissingError(
+            "install the operator's chart", "the lab has no helm", hint="eco-lab up --with helm, or put helm on PATH"
+        )
+    return lab.helm
+
+
+async def install(lab: LabEnvironment) -> str:
+    """Install or upgrade the operator and wait until it is ready; Helm's status line."""
+    said = await run_program(
+        str(helm(lab)),
+        f"--kubeconfig={lab.kubeconfig}",
+        "upgrade",
+        "--install",
+        RELEASE,
+        str(CHART),
+        f"--namespace={NAMESPACE}",
+        "--create-namespace",
+        "--values=-",
+        "--wait",
+        f"--timeout={INSTALL_TIMEOUT_S}s",
+        "--output=json",
+        stdin=json.dumps(values(lab)),
+        timeout_s=INSTALL_TIMEOUT_S + 30,
+    )
+    info = json.loads(said).get("info", {})
+    return f"release {RELEASE} in namespace {NAMESPACE}: {info.get('status', 'unknown')}"
+
+
+async def operator_pods(kubectl: Kubectl) -> list[str]:
+    """Names of the operator's running pods."""
+    found = await kubectl.get("pods", "-n", NAMESPACE, "-l", f"app.kubernetes.io/name={RELEASE}")
+    return [item["metadata"]["name"] for item in (found or {}).get("items", [])]
