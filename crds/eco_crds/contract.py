@@ -28,6 +28,10 @@ COMPONENT_WORKER: Final = "worker"
 # Annotations
 ANNOTATION_HASH: Final = f"{GROUP}/desired-hash"
 ANNOTATION_PAUSED: Final = f"{GROUP}/paused"
+# On a claim, which outlives its EcoWorker: what it takes to start a worker on it once more, and whose journal it holds.
+ANNOTATION_DRAIN: Final = f"{GROUP}/drain"
+ANNOTATION_JOURNAL: Final = f"{GROUP}/journal-uuid"
+PART_OF: Final = "eco"
 
 # Field managers
 FIELD_MANAGER: Final = "eco-operator"
@@ -93,3 +97,13 @@ def sync_config_name(worker: str) -> str:
 def shard_config_name(worker: str, index: int) -> str:
     """Name of the ConfigMap that carries what the operator knows of one shard's journal."""
     return f"{worker}-{index}-journal"
+
+
+def component_name(role: str) -> str:
+    """What the workers of a role are called in `app.kubernetes.io/name`, as in `storage-worker`."""
+    return f"{role}-worker"
+
+
+def wal_db_path(role: str) -> str:
+    """File of the journal inside a worker's pod."""
+    return f"{WAL_MOUNT}/{role}_worker.db"

@@ -89,9 +89,13 @@ class WalReport(BaseModel):
         None, description="From the start of this process to the first task it took up again; null when there was none."
     )
     recovered: int = Field(0, ge=0, description="Unfinished rows found at this start.")
-    sync_target: str = Field("", description="Name of the sync target kept in the journal; empty when there never was one.")
+    sync_target: str = Field(
+        "", description="Name of the sync target kept in the journal; empty when there never was one."
+    )
     sync_error: str = Field("", max_length=1024)
-    last_sync_s: float | None = Field(None, description="Since the last batch that was committed, or found nothing to do.")
+    last_sync_s: float | None = Field(
+        None, description="Since the last batch that was committed, or found nothing to do."
+    )
     consuming: bool = Field(False, description="Whether the consumer holds an open channel with an active consumer.")
     version: str = ""
 

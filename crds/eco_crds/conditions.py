@@ -1,0 +1,127 @@
+"""Every condition and reason that the operator may report, as data.
+
+The operator's code, its tests and the documents draw on this table, so that none of them can know a reason that the
+others do not.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from eco_crds.fields import ConditionStatus
+
+_TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
+
+
+class ConditionType(StrEnum):
+    """Aspects of the state of an object."""
+
+    READY = "Ready"
+    """The headline: the object does what it is for."""
+    RECONCILING = "Reconciling"
+    """The operator is still at work on the spec; absent when it is done."""
+    STALLED = "Stalled"
+    """The operator cannot go on before a person changes something; absent when it can."""
+    WAL_HEALTHY = "WALHealthy"
+    """Every journal is known to be well."""
+    RECOVERED = "Recovered"
+    """Unfinished tasks that a worker found at its start have been taken up again."""
+    PAUSED = "Paused"
+    """An annotation asks the operator to leave the object alone; absent when there is none."""
+    NODE_LOST = "NodeLost"
+    """The node of a shard does not answer; absent when all do."""
+    SYNCED = "Synced"
+    """Results reach their database."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One verdict that the operator may give."""
+
+    kind: str
+    """Kind of the object."""
+    type: ConditionType
+    status: ConditionStatus
+    reason: str
+    meaning: str
+    """For the reader of `kubectl describe`: what holds and what to do."""
+
+
+def _worker(kind: ConditionType, status: ConditionStatus, reason: str, meaning: str) -> Entry:
+    return Entry("EcoWorker", kind, status, reason, meaning)
+
+
+def _sync(kind: ConditionType, status: ConditionStatus, reason: str, meaning: str) -> Entry:
+    return Entry("WalSync", kind, status, reason, meaning)
+
+
+_T = ConditionType
+TABLE: Final = (
+    _worker(_T.READY, _TRUE, "AllShardsReady", "Every shard is ready and every journal is known to be well."),
+    _worker(_T.READY, _TRUE, "ScaledToZero", "No shard is wanted and none is left."),
+    _worker(_T.READY, _FALSE, "ShardsNotReady", "A shard's worker is not ready; `status.shards` says which and why."),
+    _worker(_T.READY, _FALSE, "WALUnhealthy", "A journal is not well; condition WALHealthy says which and how."),
+    _worker(_T.READY, _FALSE, "InvalidSpec", "The spec is refused; condition Stalled names the field."),
+    _worker(_T.READY, _FALSE, "Conflict", "An object of the needed name belongs to somebody else."),
+    _worker(_T.READY, _UNKNOWN, "ProbeUnavailable", "Too many shards are not heard of to tell anything."),
+    _worker(_T.RECONCILING, _TRUE, "Progressing", "Objects of the current spec are being made or replaced."),
+    _worker(_T.RECONCILING, _TRUE, "Retrying", "A call to the API server failed and is tried again."),
+    _worker(_T.STALLED, _TRUE, "InvalidSpec", "A field holds a value that cannot work; the message names it."),
+    _worker(_T.STALLED, _TRUE, "ForbiddenChange", "A field was changed that cannot change; put the old value back."),
+    _worker(
+        _T.STALLED, _TRUE, "NameConflict", "An object of the needed name is not the operator's; move it or rename this."
+    ),
+    _worker(
+        _T.STALLED,
+        _TRUE,
+        "ForeignClaim",
+        "A claim of the needed name holds a journal of somebody else.",
+    ),
+    _worker(_T.STALLED, _TRUE, "NoImage", "Neither the spec nor the operator names an image."),
+    _worker(_T.STALLED, _TRUE, "Rejected", "The API server refuses a needed object; the message quotes it."),
+    _worker(_T.WAL_HEALTHY, _TRUE, "Healthy", "Every journal moves its work, or has none."),
+    _worker(_T.WAL_HEALTHY, _TRUE, "NoShards", "There is no journal to judge."),
+    _worker(_T.WAL_HEALTHY, _FALSE, "Lagging", "The oldest task of a journal waits longer than `wal.maxLagSeconds`."),
+    _worker(_T.WAL_HEALTHY, _FALSE, "Stalled", "A journal has work and moved nothing for `wal.stallAfterSeconds`."),
+    _worker(_T.WAL_HEALTHY, _FALSE, "Full", "A volume is full: its worker finishes what it has and accepts nothing."),
+    _worker(_T.WAL_HEALTHY, _FALSE, "Corrupt", "A journal is damaged: its worker has stopped and leaves it as it is."),
+    _worker(_T.WAL_HEALTHY, _FALSE, "Lost", "A worker found another journal than the known one, or none."),
+    _worker(_T.WAL_HEALTHY, _FALSE, "Fenced", "A worker was told to stop and does nothing."),
+    _worker(_T.WAL_HEALTHY, _UNKNOWN, "Unknown", "A worker has not reported for three periods of the probe."),
+    _worker(_T.RECOVERED, _TRUE, "Resumed", "The tasks that were unfinished at a start have been taken up again."),
+    _worker(_T.RECOVERED, _FALSE, "Resuming", "A worker found unfinished tasks and has not taken one up yet."),
+    _worker(_T.PAUSED, _TRUE, "Annotation", "Nothing is changed until the annotation eco.growbin.app/paused goes."),
+    _worker(_T.NODE_LOST, _TRUE, "NodeNotReady", "The node of a shard does not answer; the shard waits for it."),
+    _sync(_T.READY, _TRUE, "Synced", "Results reach the database."),
+    _sync(_T.READY, _TRUE, "Suspended", "Syncing is suspended as asked; results stay in the journals."),
+    _sync(_T.READY, _FALSE, "InvalidSpec", "The spec is refused; condition Stalled names the field."),
+    _sync(_T.READY, _FALSE, "NoWorkers", "No EcoWorker of the namespace is selected."),
+    _sync(_T.READY, _FALSE, "NoDatabase", "A selected EcoWorker has no database of the given name."),
+    _sync(_T.READY, _FALSE, "Overruled", "An older WalSync has the same EcoWorker."),
+    _sync(_T.READY, _FALSE, "Retrying", "The database cannot be reached or refuses; results are kept and sent later."),
+    _sync(_T.READY, _FALSE, "Parked", "The database refused some results too often; they are kept."),
+    _sync(_T.READY, _FALSE, "Pending", "A worker has not taken up the settings yet."),
+    _sync(_T.READY, _UNKNOWN, "Unknown", "A selected worker is not heard of."),
+    _sync(_T.RECONCILING, _TRUE, "Progressing", "The settings are being handed to the workers."),
+    _sync(_T.RECONCILING, _TRUE, "Retrying", "A call to the API server failed and is tried again."),
+    _sync(_T.STALLED, _TRUE, "InvalidSpec", "A field holds a value that cannot work; the message names it."),
+    _sync(_T.STALLED, _TRUE, "NoDatabase", "A selected EcoWorker has no database of the given name."),
+    _sync(_T.STALLED, _TRUE, "Overruled", "An older WalSync has the same EcoWorker; narrow one of the selectors."),
+    _sync(_T.STALLED, _TRUE, "NameConflict", "The ConfigMap of the needed name is not the operator's."),
+    _sync(_T.SYNCED, _TRUE, "Synced", "Nothing waits, or what waits is younger than one interval."),
+    _sync(_T.SYNCED, _FALSE, "Syncing", "Results wait longer than an interval and are being sent."),
+    _sync(_T.SYNCED, _FALSE, "Retrying", "The database cannot be reached or refuses; results are kept and sent later."),
+    _sync(_T.SYNCED, _FALSE, "Parked", "The database refused some results too often; they are kept."),
+    _sync(_T.SYNCED, _FALSE, "Suspended", "Syncing is suspended as asked; results stay in the journals."),
+    _sync(_T.SYNCED, _FALSE, "NoWorkers", "No EcoWorker of the namespace is selected."),
+    _sync(_T.SYNCED, _FALSE, "NoDatabase", "A selected EcoWorker has no database of the given name."),
+    _sync(_T.SYNCED, _FALSE, "Overruled", "An older WalSync has the same EcoWorker."),
+    _sync(_T.SYNCED, _FALSE, "Pending", "A worker has not taken up the settings yet."),
+    _sync(_T.SYNCED, _UNKNOWN, "Unknown", "A selected worker is not heard of."),
+)
+
+
+def find(kind: str, type_: str, status: str, reason: str) -> Entry | None:
+    """The entry of the table, or None for a verdict that nobody has documented."""
+    wanted = (kind, type_, status, reason)
+    return next((it for it in TABLE if (it.kind, it.type, it.status, it.reason) == wanted), None)
