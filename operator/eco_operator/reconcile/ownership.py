@@ -1,0 +1,90 @@
+"""Whether an object still is as we applied it, told from its managed fields alone.
+
+The API server keeps, for each field manager, the set of fields it owns (`fieldsV1`). When somebody changes a field that
+we applied, the field leaves our set; the values need not be compared, nor the defaults that the server filled in. So an
+object is as wanted when it carries the hash of what we want and our set still has every field of it. Both survive a
+restart of the operator, so a restart applies nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from eco_crds import contract
+from eco_operator.cache import Child
+
+_IDENTIFYING: Final = frozenset({"apiVersion", "kind"})
+_IDENTIFYING_METADATA: Final = frozenset({"name", "namespace", "uid", "resourceVersion"})
+
+
+def hash_of(desired: Mapping[str, Any]) -> str:
+    """Short hash of a desired object, its own hash annotation left out."""
+    metadata = dict(desired["metadata"])
+    annotations = {
+        name: value for name, value in (metadata.get("annotations") or {}).items() if name != contract.ANNOTATION_HASH
+    }
+    metadata["annotations"] = annotations
+    content = json.dumps({**desired, "metadata": metadata}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def drift(desired: Mapping[str, Any], child: Child) -> str:
+    """Why the object must be applied again, or empty when it is as wanted."""
+    wanted = (desired["metadata"].get("annotations") or {}).get(contract.ANNOTATION_HASH) or hash_of(desired)
+    if child.desired_hash != wanted:
+        return "the wanted state changed"
+    if not child.owned_fields:
+        return "none of its fields is ours any more"
+    lost = next(lost_fields(desired, json.loads(child.owned_fields)), None)
+    return f"somebody else changed {lost}" if lost else ""
+
+
+def lost_fields(desired: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[str]:
+    """Paths of the desired object that a `fieldsV1` set does not have."""
+    for name, value in desired.items():
+        if name in _IDENTIFYING:
+            continue
+        if name == "metadata":
+            rest = {key: entry for key, entry in value.items() if key not in _IDENTIFYING_METADATA}
+            yield from _lost_in_map(rest, fields.get("f:metadata", {}), "metadata")
+        else:
+            yield from _lost_in_map({name: value}, fields, "")
+
+
+def _lost_in_map(desired: Mapping[str, Any], fields: Mapping[str, Any], path: str) -> Iterator[str]:
+    for name, value in desired.items():
+        here = f"{path}.{name}" if path else name
+        if value is None:
+            continue
+        owned = fields.get(f"f:{name}")
+        if owned is None:
+            yield here
+        elif owned:
+            # An empty set below a field says that it is owned as one piece: a scalar, or an atomic list or map.
+            yield from _lost_in_value(value, owned, here)
+
+
+def _lost_in_value(value: object, owned: Mapping[str, Any], path: str) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from _lost_in_map(value, owned, path)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for item in value:
+            yield from _lost_item(item, owned, path)
+
+
+def _lost_item(item: object, owned: Mapping[str, Any], path: str) -> Iterator[str]:
+    if not isinstance(item, Mapping):
+        if f"v:{json.dumps(item, separators=(',', ':'))}" not in owned:
+            yield f"{path}[{item}]"
+        return
+    for entry, below in owned.items():
+        if not entry.startswith("k:"):
+            continue
+        keys: Mapping[str, Any] = json.loads(entry[2:])
+        # A key that the item leaves to its default (the protocol of a port) is in the set all the same.
+        if all(item.get(name, value) == value for name, value in keys.items()):
+            if below:
+                yield from _lost_in_map(item, below, f"{path}{entry[2:]}")
+            return
+    yield f"{path}[{item.get('name', '?')}]"
