@@ -1,0 +1,10 @@
+"""Builds the Kubernetes objects of an EcoWorker, one object a module.
+
+Pure: a model goes in, a dictionary comes out, the same one each time. Nothing here reads a clock, a file, a random
+number or the API server, so what is wanted can be computed anew at any time and compared by its hash. Imports
+`eco_crds` only.
+"""
+
+from eco_operator.resources import claim, deployment, metadata, service, shard_config, sync_config, token_secret
+
+__all__ = ["claim", "deployment", "metadata", "service", "shard_config", "sync_config", "token_secret"]

@@ -1,0 +1,79 @@
+"""The claim on the volume that holds a shard's journal.
+
+It has no owner on purpose: when its EcoWorker goes, unfinished work may still be in it. What a later drain needs is
+therefore written on the claim itself.
+"""
+
+import json
+from typing import Final
+
+from eco_crds import contract
+from eco_crds.ecoworker import EcoWorker
+from eco_crds.quantity import parse
+from eco_operator.resources.metadata import Manifest, shard_labels, with_hash
+
+# References and addresses only, no value that could be a secret. User variables are left out for that reason.
+_DRAIN_FIELDS: Final = {
+    "role": True,
+    "image_pull_policy": True,
+    "image_pull_secrets": True,
+    "service_account_name": True,
+    "priority_class_name": True,
+    "queues": True,
+    "node_selector": True,
+    "tolerations": True,
+    "broker": True,
+    "databases": True,
+    "object_store": True,
+}
+
+
+def build(
+    worker: EcoWorker,
+    index: int,
+    *,
+    image: str,
+    journal_uuid: str = "",
+    present_size: str | None = None,
+) -> Manifest:
+    """The claim of shard `index`.
+
+    `journal_uuid` is the identity of the journal once it is known, `present_size` the request of a claim that exists:
+    a larger one is kept, since a volume cannot shrink.
+    """
+    name = worker.metadata.name
+    annotations = {contract.ANNOTATION_DRAIN: drain_settings(worker, image=image)}
+    if journal_uuid:
+        annotations[contract.ANNOTATION_JOURNAL] = journal_uuid
+    spec: Manifest = {
+        "accessModes": [worker.spec.wal.access_mode.value],
+        "volumeMode": "Filesystem",
+        "resources": {"requests": {"storage": _size(worker, present_size)}},
+    }
+    if worker.spec.wal.storage_class is not None:
+        spec["storageClassName"] = worker.spec.wal.storage_class
+    return with_hash(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {
+                "name": contract.claim_name(name, index),
+                "namespace": worker.metadata.namespace,
+                "labels": shard_labels(worker, index, contract.COMPONENT_WAL),
+                "annotations": annotations,
+            },
+            "spec": spec,
+        }
+    )
+
+
+def _size(worker: EcoWorker, present_size: str | None) -> str:
+    wanted = str(worker.spec.wal.size)
+    return present_size if present_size is not None and parse(present_size) > parse(wanted) else wanted
+
+
+def drain_settings(worker: EcoWorker, *, image: str) -> str:
+    """What it takes to start a worker of this kind on the claim once more, as a JSON object."""
+    kept = worker.spec.model_dump(mode="json", by_alias=True, exclude_none=True, include=_DRAIN_FIELDS)
+    filled = {key: value for key, value in kept.items() if value not in ([], {})}
+    return json.dumps({**filled, "image": image}, sort_keys=True, separators=(",", ":"))
