@@ -12,6 +12,7 @@ from aio_pika.abc import AbstractIncomingMessage
 PUBLISH_AT_ONCE: Final = 100
 READ_TIMEOUT_S: Final = 10.0
 READ_MAX: Final = 100_000
+CONNECT_TIMEOUT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +81,14 @@ async def depth(url: str, queue: str) -> int:
         channel = await connection.channel()
         declared = await channel.declare_queue(queue, passive=True)
         return declared.declaration_result.message_count or 0
+
+
+async def answers(url: str) -> bool:
+    """Whether the broker lets somebody in."""
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            connection = await aio_pika.connect(url)
+            await connection.close()
+    except (TimeoutError, OSError, aio_pika.exceptions.AMQPError):
+        return False
+    return True

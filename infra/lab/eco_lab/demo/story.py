@@ -1,0 +1,251 @@
+"""The story from an empty namespace to a settled ledger. Each chapter waits for a state, with a deadline."""
+
+import asyncio
+import signal
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+import asyncpg
+
+from eco_lab.demo import broker, install, manifests
+from eco_lab.demo.evidence import collect
+from eco_lab.demo.kubectl import ApiProxy, Kubectl, api_proxy
+from eco_lab.demo.ledger import Ledger, settle
+from eco_lab.demo.narration import Narrator
+from eco_lab.demo.pictures import Album, Picture, album
+from eco_lab.demo.services import Services, renew, upload
+from eco_lab.demo.trouble import Blow, Kill, delete_pod_at_once, restart_broker, strike
+from eco_lab.demo.watch import Columns, Sight, Watch, columns
+from eco_lab.drills import signal_process
+from eco_lab.environment import LabEnvironment
+from eco_lab.paths import find
+
+TASK_NAME: Final = "image.store"
+FIRST_KILL_AT: Final = 0.10
+SECOND_KILL_AT: Final = 0.35
+BROKER_RESTART_AT: Final = 0.60
+"""Shares of the tasks that have an end when the blows fall."""
+READY_WAIT_S: Final = 90
+NAMESPACE_GONE_WAIT_S: Final = 120
+PROGRESS_WAIT_S: Final = 120.0
+REST_WAIT_S: Final = 180.0
+ROWS_POLL_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How large the story is."""
+
+    name: str = "demo"
+    """Of the namespace, virtual host, database and bucket."""
+    good: int = 480
+    broken: int = 20
+
+    @property
+    def tasks(self) -> int:
+        """Tasks published."""
+        return self.good + self.broken
+
+
+@dataclass
+class Outcome:
+    """What came of it."""
+
+    ledger: Ledger
+    blows: list[Blow]
+    broker_s: float
+    """From the deletion of RabbitMQ's pod until it answered again."""
+    before: str
+    """`kubectl get ecoworkers,walsyncs` before the first blow."""
+    after: str
+    workers: Columns
+    """Every line of `kubectl get ecoworkers --watch`."""
+    syncs: Columns
+
+    @property
+    def resumed_s(self) -> float:
+        """The longest time from a kill to the first task resumed."""
+        return max(blow.resumed_s for blow in self.blows)
+
+
+@dataclass
+class Stage:
+    """A namespace with running workers, and all that is needed to act on it and to look at it."""
+
+    plan: Plan
+    lab: LabEnvironment
+    kubectl: Kubectl
+    services: Services
+    album: Album
+    narrator: Narrator
+    proxy: ApiProxy
+    watch: Watch
+    published: dict[str, Picture] = field(default_factory=dict)
+
+    async def lines(self) -> str:
+        """What a person sees."""
+        return await self.kubectl.run("get", "ecoworkers,walsyncs", "-n", self.plan.name)
+
+
+async def run(lab: LabEnvironment, plan: Plan, narrator: Narrator) -> Outcome:
+    """Play the whole story on a lab that is up."""
+    async with AsyncExitStack() as stack:
+        stage = await set_up(lab, plan, narrator, stack)
+        workers = await stack.enter_async_context(columns(stage.kubectl, plan.name, "ecoworkers"))
+        syncs = await stack.enter_async_context(columns(stage.kubectl, plan.name, "walsyncs"))
+        before = await begin_work(stage)
+        with narrator.chapter("work under blows"):
+            blows, broker_s = await strike_thrice(stage, workers)
+            await come_to_rest(stage)
+        after = await stage.lines()
+        narrator.say("after:")
+        narrator.show(after)
+        with narrator.chapter("ledger"):
+            narrator.say("reading every queue, row and object for the ledger")
+            ledger = settle(await collect(stage.services, stage.published))
+        return Outcome(ledger, blows, broker_s, before, after, workers, syncs)
+
+
+async def set_up(lab: LabEnvironment, plan: Plan, narrator: Narrator, stack: AsyncExitStack) -> Stage:
+    """Operator installed, a clean namespace, clean servers, uploads in the bucket."""
+    kubectl = Kubectl(lab.kubectl, lab.kubeconfig)
+    services = Services(plan.name, lab)
+    with narrator.chapter("stage"):
+        async with asyncio.TaskGroup() as group:
+            pictures = group.create_task(_pictures(plan, narrator))
+            group.create_task(_install(lab, narrator))
+            group.create_task(_clean_slate(kubectl, services, narrator))
+        size = await upload(services, pictures.result())
+        narrator.say(f"{plan.tasks} files uploaded to bucket {services.name}: {size / 1e6:.0f} MB")
+        await kubectl.apply([manifests.namespace(plan.name), *manifests.secrets(services)])
+    proxy = await stack.enter_async_context(api_proxy(kubectl))
+    return Stage(plan, lab, kubectl, services, pictures.result(), narrator, proxy, Watch(proxy, plan.name))
+
+
+async def _pictures(plan: Plan, narrator: Narrator) -> Album:
+    made = await asyncio.to_thread(album, find().cache / "pictures", good=plan.good, broken=plan.broken)
+    narrator.say(f"{plan.good} photographs in several formats, sizes and turns, {plan.broken} files broken on purpose")
+    return made
+
+
+async def _install(lab: LabEnvironment, narrator: Narrator) -> None:
+    said = await install.install(lab)
+    narrator.say(f"helm upgrade --install: {said}")
+
+
+async def _clean_slate(kubectl: Kubectl, services: Services, narrator: Narrator) -> None:
+    begun = time.monotonic()
+    if await kubectl.get("namespace", services.name) is not None:
+        await kubectl.delete("namespace", services.name, timeout_s=NAMESPACE_GONE_WAIT_S)
+        narrator.say(f"namespace {services.name} of an earlier run is gone after {time.monotonic() - begun:.1f} s")
+    await renew(services, kubectl)
+    narrator.say(f"an empty virtual host, database and bucket, each called {services.name}")
+
+
+async def begin_work(stage: Stage) -> str:
+    """Apply the resources, wait until they are Ready, publish. The lines of kubectl at that moment."""
+    narrator, plan = stage.narrator, stage.plan
+    with narrator.chapter("workers ready"):
+        await stage.kubectl.apply([manifests.eco_worker(stage.services), manifests.wal_sync(stage.services)])
+        narrator.say(f"applied EcoWorker {manifests.WORKER} with {manifests.SHARDS} shards, and its WalSync")
+        await stage.kubectl.run(
+            "wait",
+            "--for=condition=Ready",
+            f"ecoworker/{manifests.WORKER}",
+            "-n",
+            plan.name,
+            f"--timeout={READY_WAIT_S}s",
+            timeout_s=READY_WAIT_S + 10,
+        )
+    before = await stage.lines()
+    narrator.say("before:")
+    narrator.show(before)
+    with narrator.chapter("publish"):
+        await publish(stage)
+    return before
+
+
+async def publish(stage: Stage) -> None:
+    """Publish one task per upload, each confirmed by the broker."""
+    tasks = {str(uuid.uuid4()): picture for picture in stage.album.pictures}
+    begun = time.monotonic()
+    count = await broker.publish(
+        stage.services.amqp_url,
+        manifests.QUEUE,
+        [broker.Task(task, TASK_NAME, {"key": picture.key}) for task, picture in tasks.items()],
+    )
+    stage.published.update(tasks)
+    stage.narrator.say(f"{count} tasks published and confirmed in {time.monotonic() - begun:.1f} s")
+
+
+async def strike_thrice(stage: Stage, workers: Columns) -> tuple[list[Blow], float]:
+    """Kill a process, force a pod out, restart the broker: each in mid-work."""
+    narrator, plan = stage.narrator, stage.plan
+
+    async def sigkill(sight: Sight) -> None:
+        await asyncio.to_thread(signal_process, plan.name, sight.pod.name, signal.SIGKILL)
+
+    await _progress(stage, FIRST_KILL_AT)
+    blows = [await _strike(stage, workers, f"{manifests.WORKER}-0", "SIGKILL to the worker process", sigkill)]
+    await _progress(stage, SECOND_KILL_AT)
+    force = delete_pod_at_once(stage.kubectl, plan.name)
+    blows.append(await _strike(stage, workers, f"{manifests.WORKER}-1", "pod deleted by force", force))
+    await _progress(stage, BROKER_RESTART_AT)
+    narrator.say("BLOW: RabbitMQ's pod deleted")
+    broker_s = await restart_broker(stage.services, stage.kubectl)
+    narrator.say(f"RabbitMQ answers again after {broker_s:.1f} s")
+    return blows, broker_s
+
+
+async def _progress(stage: Stage, share: float) -> None:
+    wanted = int(stage.plan.tasks * share)
+    await stage.watch.until(
+        f"{wanted} tasks have an end", lambda: stage.watch.ended >= wanted, within_s=PROGRESS_WAIT_S
+    )
+    stage.narrator.say(f"{stage.watch.ended} of {stage.plan.tasks} tasks have an end")
+
+
+async def _strike(stage: Stage, workers: Columns, shard: str, what: str, kill: Kill) -> Blow:
+    narrator = stage.narrator
+    narrator.say(f"BLOW: {shard}: {what}")
+    struck = await strike(stage.watch, shard, what, kill)
+    narrator.say(
+        f"{shard} has resumed {struck.resumed_s:.1f} s after it ({struck.process_s:.2f} s of them in the new process);"
+        f" it found {struck.recovered} unfinished tasks in its journal"
+    )
+    narrator.say("what `kubectl get ecoworkers --watch` printed meanwhile:")
+    narrator.show("\n".join([workers.header, *(line.text for line in workers.since(struck.at))]))
+    return struck
+
+
+async def come_to_rest(stage: Stage) -> None:
+    """Wait until every task has its row and no journal owes anything. The ledger judges a run that does not."""
+    begun = time.monotonic()
+    wanted = stage.plan.tasks
+    rows = 0
+    while time.monotonic() - begun < REST_WAIT_S:
+        rows = await synced_rows(stage.services, stage.published)
+        await stage.watch.look()
+        if rows >= wanted and stage.watch.owed == 0:
+            stage.narrator.say(f"all {wanted} tasks have an end and a row; the journals owe nothing")
+            return
+        await asyncio.sleep(ROWS_POLL_S)
+    stage.narrator.say(f"NOT AT REST after {REST_WAIT_S:.0f} s: {rows} rows of {wanted}; {stage.watch.summary()}")
+
+
+async def synced_rows(services: Services, published: Mapping[str, Picture]) -> int:
+    """Rows of published tasks in PostgreSQL; 0 while the worker has not made its tables."""
+    connection = await asyncpg.connect(services.postgres_dsn)
+    try:
+        found = await connection.fetchval(
+            "SELECT count(*) FROM task_results WHERE task_id = ANY($1::text[])", list(published)
+        )
+    except asyncpg.UndefinedTableError:
+        return 0
+    finally:
+        await connection.close()
+    return int(found)
