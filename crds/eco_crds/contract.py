@@ -31,11 +31,14 @@ ANNOTATION_PAUSED: Final = f"{GROUP}/paused"
 # On a claim, which outlives its EcoWorker: what it takes to start a worker on it once more, and whose journal it holds.
 ANNOTATION_DRAIN: Final = f"{GROUP}/drain"
 ANNOTATION_JOURNAL: Final = f"{GROUP}/journal-uuid"
+ANNOTATION_ORPHANED: Final = f"{GROUP}/orphaned-since"
 PART_OF: Final = "eco"
 
 # Field managers
 FIELD_MANAGER: Final = "eco-operator"
 STATUS_FIELD_MANAGER: Final = "eco-operator-status"
+# Owns nothing but the mark on a claim whose EcoWorker went, so that an adoption can take it off.
+ORPHAN_FIELD_MANAGER: Final = "eco-operator-orphans"
 
 # Inside a worker's pod
 CONTAINER_NAME: Final = "worker"

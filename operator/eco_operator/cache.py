@@ -37,6 +37,7 @@ class PodState:
     """What the kubelet says of a worker's pod."""
 
     ip: str
+    node: str
     phase: str
     is_ready: bool
     restarts: int
@@ -337,6 +338,7 @@ def _pod(body: Mapping[str, Any]) -> PodState:
     ended = state.get("terminated") or last.get("terminated") or {}
     return PodState(
         ip=status.get("podIP", ""),
+        node=(body.get("spec") or {}).get("nodeName", ""),
         phase=status.get("phase", ""),
         is_ready=conditions.get("Ready", {}).get("status") == "True",
         restarts=int(main.get("restartCount", 0)),

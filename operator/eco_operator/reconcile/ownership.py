@@ -6,7 +6,6 @@ object is as wanted when it carries the hash of what we want and our set still h
 restart of the operator, so a restart applies nothing.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -18,21 +17,9 @@ _IDENTIFYING: Final = frozenset({"apiVersion", "kind"})
 _IDENTIFYING_METADATA: Final = frozenset({"name", "namespace", "uid", "resourceVersion"})
 
 
-def hash_of(desired: Mapping[str, Any]) -> str:
-    """Short hash of a desired object, its own hash annotation left out."""
-    metadata = dict(desired["metadata"])
-    annotations = {
-        name: value for name, value in (metadata.get("annotations") or {}).items() if name != contract.ANNOTATION_HASH
-    }
-    metadata["annotations"] = annotations
-    content = json.dumps({**desired, "metadata": metadata}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(content.encode()).hexdigest()[:32]
-
-
 def drift(desired: Mapping[str, Any], child: Child) -> str:
     """Why the object must be applied again, or empty when it is as wanted."""
-    wanted = (desired["metadata"].get("annotations") or {}).get(contract.ANNOTATION_HASH) or hash_of(desired)
-    if child.desired_hash != wanted:
+    if child.desired_hash != desired["metadata"]["annotations"][contract.ANNOTATION_HASH]:
         return "the wanted state changed"
     if not child.owned_fields:
         return "none of its fields is ours any more"

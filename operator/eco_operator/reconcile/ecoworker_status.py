@@ -1,0 +1,307 @@
+"""The verdict on one EcoWorker, and whether it is worth writing down.
+
+Moments are kept as they were written while they still are about right, and numbers only count as news after a while: a
+fleet that does nothing writes nothing. A change of a condition, of a journal's health or of readiness is always news.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from eco_crds.conditions import ConditionType
+from eco_crds.ecoworker_status import UNKNOWN, EcoWorkerStatus, EcoWorkerSummary, ShardStatus, WalState, worst
+from eco_crds.fields import ConditionStatus
+from eco_operator.cache import Child
+from eco_operator.reconcile.ecoworker import resolved_image
+from eco_operator.reconcile.findings import MESSAGE_LENGTH_MAX, Finding, dated, moment, total
+from eco_operator.reconcile.health import Bounds, Verdict, judge
+from eco_operator.reconcile.observation import Observation, Shard
+from eco_operator.reconcile.plan import Outcome
+from eco_operator.resources import deployment
+from eco_operator.resources.metadata import selector_text
+
+DISK_TOLERANCE_PERCENT: Final = 2
+_TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
+
+
+def conclude(seen: Observation, outcome: Outcome) -> EcoWorkerStatus:
+    """The status as it should be written now. `seen` holds an object that exists."""
+    assert seen.owned is not None, "nothing to conclude about an object that is gone"  # noqa: S101  # a caller's mistake
+    if seen.worker is None:
+        return _invalid(seen)
+    spec = seen.worker.spec
+    bounds = Bounds(spec.wal.stall_after_seconds, spec.wal.max_lag_seconds, seen.policy.report_age_s)
+    wanted = [_shard(seen, shard, bounds) for shard in seen.shards[: spec.replicas]]
+    existing = [shard for shard in seen.shards if shard.deployment is not None]
+    findings = [*_findings(seen, wanted, outcome)]
+    ready = sum(shard.ready for shard in wanted)
+    recoveries = [shard.last_recovery_time for shard in wanted if shard.last_recovery_time is not None]
+    oldest = [shard.oldest_pending_time for shard in wanted if shard.oldest_pending_time is not None]
+    return EcoWorkerStatus(
+        observed_generation=seen.owned.generation,
+        conditions=dated(findings, seen.previous.conditions, now=seen.now, generation=seen.owned.generation),
+        replicas=len(existing),
+        ready_replicas=ready,
+        selector=selector_text(seen.worker),
+        image=resolved_image(seen) or None,
+        oldest_pending_time=min(oldest, default=None),
+        last_recovery_time=max(recoveries, default=None),
+        summary=_summary(wanted, ready, findings),
+        shards=wanted,
+    )
+
+
+def is_news(new: EcoWorkerStatus, old: EcoWorkerStatus) -> bool:
+    """Whether more changed than numbers and moments, so that it cannot wait."""
+    return _essence(new) != _essence(old)
+
+
+def body(seen: Observation, status: EcoWorkerStatus) -> dict[str, Any]:
+    """The object to apply to the status subresource."""
+    written = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {
+        "apiVersion": seen.owned.body["apiVersion"] if seen.owned else "",
+        "kind": seen.key.kind,
+        "metadata": {"name": seen.key.name, "namespace": seen.key.namespace},
+        "status": written,
+    }
+
+
+def _invalid(seen: Observation) -> EcoWorkerStatus:
+    """A spec that is refused: what runs is left alone, and so is what was known about it."""
+    assert seen.owned is not None, "conclude saw an object"  # noqa: S101  # a caller's mistake
+    told = "; ".join(str(problem) for problem in seen.problems[:5])[:MESSAGE_LENGTH_MAX]
+    before = {condition.type: condition for condition in seen.previous.conditions}
+    health = before.get(ConditionType.WAL_HEALTHY)
+    findings = [
+        Finding(ConditionType.READY, _FALSE, "InvalidSpec", told),
+        Finding(ConditionType.STALLED, _TRUE, "InvalidSpec", told),
+        Finding(ConditionType.WAL_HEALTHY, health.status, health.reason, health.message)
+        if health is not None
+        else Finding(ConditionType.WAL_HEALTHY, _UNKNOWN, "Unknown", "nothing was started"),
+    ]
+    summary = (seen.previous.summary or EcoWorkerSummary(ready="0/0", wal=UNKNOWN)).model_copy(update={"message": told})
+    return seen.previous.model_copy(
+        update={
+            "observed_generation": seen.owned.generation,
+            "conditions": dated(findings, seen.previous.conditions, now=seen.now, generation=seen.owned.generation),
+            "summary": summary,
+        }
+    )
+
+
+def _findings(seen: Observation, shards: list[ShardStatus], outcome: Outcome) -> Iterator[Finding]:
+    stalled = next(_obstacles(seen, outcome), None)
+    health = _health(shards)
+    waiting = [shard for shard in shards if not shard.ready]
+    yield _ready(shards, stalled, health, waiting)
+    yield health
+    if stalled is not None:
+        yield stalled
+    elif outcome.failed:
+        yield Finding(ConditionType.RECONCILING, _TRUE, "Retrying", outcome.failed[0][:MESSAGE_LENGTH_MAX])
+    elif not _is_settled(seen):
+        yield Finding(ConditionType.RECONCILING, _TRUE, "Progressing", "the objects of the spec are being made")
+    recovered = _recovered(seen, shards)
+    if recovered is not None:
+        yield recovered
+    if seen.worker is not None and seen.worker.paused:
+        yield Finding(ConditionType.PAUSED, _TRUE, "Annotation", "nothing is changed until the annotation goes")
+
+
+def _obstacles(seen: Observation, outcome: Outcome) -> Iterator[Finding]:
+    if seen.worker is not None and not seen.worker.paused and not resolved_image(seen):
+        yield Finding(
+            ConditionType.STALLED, _TRUE, "NoImage", "spec.image: neither the spec nor the operator names an image"
+        )
+    claims = [name for name in outcome.foreign if name.startswith("PersistentVolumeClaim/")]
+    if claims:
+        told = f"{', '.join(claims)}: not a claim of this EcoWorker; it is left alone"
+        yield Finding(ConditionType.STALLED, _TRUE, "ForeignClaim", told[:MESSAGE_LENGTH_MAX])
+    if outcome.foreign:
+        told = f"{', '.join(outcome.foreign)}: there already and not the operator's; left alone"
+        yield Finding(ConditionType.STALLED, _TRUE, "NameConflict", told[:MESSAGE_LENGTH_MAX])
+    if outcome.rejected:
+        yield Finding(ConditionType.STALLED, _TRUE, "Rejected", "; ".join(outcome.rejected)[:MESSAGE_LENGTH_MAX])
+
+
+def _ready(shards: list[ShardStatus], stalled: Finding | None, health: Finding, waiting: list[ShardStatus]) -> Finding:
+    if stalled is not None:
+        reason = "Conflict" if stalled.reason in {"ForeignClaim", "NameConflict"} else "ShardsNotReady"
+        return Finding(ConditionType.READY, _FALSE, reason, stalled.message)
+    if not shards:
+        return Finding(ConditionType.READY, _TRUE, "ScaledToZero", "no shard is wanted")
+    if waiting:
+        told = "; ".join(f"{shard.name}: {shard.message or 'not ready'}" for shard in waiting)
+        return Finding(ConditionType.READY, _FALSE, "ShardsNotReady", told[:MESSAGE_LENGTH_MAX])
+    unknown = sum(shard.wal is WalState.UNKNOWN for shard in shards)
+    if unknown > max(1, len(shards) // 5):
+        told = f"{unknown} of {len(shards)} shards are not heard of"
+        return Finding(ConditionType.READY, _UNKNOWN, "ProbeUnavailable", told)
+    if health.status is not _TRUE:
+        return Finding(ConditionType.READY, _FALSE, "WALUnhealthy", health.message)
+    return Finding(ConditionType.READY, _TRUE, "AllShardsReady", "every shard is ready")
+
+
+def _health(shards: list[ShardStatus]) -> Finding:
+    if not shards:
+        return Finding(ConditionType.WAL_HEALTHY, _TRUE, "NoShards", "there is no journal to judge")
+    state = worst(shard.wal for shard in shards)
+    if state is WalState.HEALTHY:
+        return Finding(ConditionType.WAL_HEALTHY, _TRUE, "Healthy", "every journal moves its work, or has none")
+    told = "; ".join(f"{shard.name}: {shard.message or shard.wal}" for shard in shards if shard.wal is state)
+    status = _UNKNOWN if state is WalState.UNKNOWN else _FALSE
+    return Finding(ConditionType.WAL_HEALTHY, status, state.value, told[:MESSAGE_LENGTH_MAX])
+
+
+def _is_settled(seen: Observation) -> bool:
+    """Whether every object of the current spec is there and the deployment controller has come up to it."""
+    assert seen.worker is not None, "asked of valid objects"  # noqa: S101  # a caller's mistake
+    wanted = seen.shards[: seen.worker.spec.replicas]
+    surplus = [shard for shard in seen.shards[seen.worker.spec.replicas :] if shard.deployment is not None]
+    return not surplus and all(
+        shard.deployment is not None
+        and shard.deployment.deployment is not None
+        and shard.deployment.deployment.is_observed
+        and shard.deployment.deployment.ready > 0
+        and not shard.deployment.is_deleting
+        and not _is_outdated(seen, shard.deployment, shard.index)
+        for shard in wanted
+    )
+
+
+def _is_outdated(seen: Observation, child: Child, index: int) -> bool:
+    assert seen.worker is not None, "asked of valid objects"  # noqa: S101  # a caller's mistake
+    wanted = deployment.build(seen.worker, index, image=resolved_image(seen))
+    return not child.desired_hash or child.desired_hash not in wanted["metadata"]["annotations"].values()
+
+
+def _recovered(seen: Observation, shards: list[ShardStatus]) -> Finding | None:
+    resuming = []
+    for shard, seen_shard in zip(shards, seen.shards, strict=False):
+        report = seen_shard.probe.report
+        if report is not None and report.recovered and report.resumed_after_s is None:
+            counts = report.counts
+            if counts.due + counts.running > 0:
+                resuming.append(shard.name)
+    if resuming:
+        told = f"{', '.join(resuming)}: unfinished tasks were found and none is running yet"
+        return Finding(ConditionType.RECOVERED, _FALSE, "Resuming", told[:MESSAGE_LENGTH_MAX])
+    if any(shard.last_recovery_time is not None for shard in shards):
+        return Finding(ConditionType.RECOVERED, _TRUE, "Resumed", "unfinished tasks of the last start were taken up")
+    return None
+
+
+def _shard(seen: Observation, shard: Shard, bounds: Bounds) -> ShardStatus:
+    verdict = judge(shard.probe, bounds, known_uuid=shard.known_uuid)
+    if seen.is_settling and shard.probe.report is None and shard.previous is not None:
+        # Nobody has been asked yet: what was written before the operator started is the best there is.
+        verdict = Verdict(shard.previous.wal, shard.previous.message)
+        numbers = shard.previous
+    else:
+        numbers = _numbers(shard, seen.now, shard.previous or ShardStatus(name=shard.name))
+    child, pod = shard.deployment, shard.pod
+    ready = bool(child and child.deployment and child.deployment.ready > 0) and not (child and child.is_deleting)
+    message = verdict.message
+    if not ready and verdict.state in {WalState.UNKNOWN, WalState.HEALTHY}:
+        message = _kubelet_says(shard) or message
+    return numbers.model_copy(
+        update={
+            "ready": ready,
+            "wal": verdict.state,
+            "message": message[:MESSAGE_LENGTH_MAX],
+            "pod": pod.name if pod is not None else None,
+            "node": (pod.pod.node or None) if pod is not None and pod.pod is not None else None,
+            "image": child.deployment.image if child is not None and child.deployment is not None else None,
+            "claim": shard.claim.name if shard.claim is not None else None,
+            "journal_uuid": shard.known_uuid or numbers.journal_uuid,
+            "last_report_time": _last_report(shard, verdict, seen),
+        }
+    )
+
+
+def _numbers(shard: Shard, now: datetime, before: ShardStatus) -> ShardStatus:
+    """What the last report says, with moments and percentages left as they were while they are about right."""
+    probe = shard.probe
+    report = probe.report
+    if report is None or probe.age_s is None:
+        return before
+    counts, ages = report.counts, report.ages
+    heard = now - timedelta(seconds=probe.age_s)
+    oldest = max((age for age in (ages.oldest_due_s, ages.oldest_running_s) if age is not None), default=None)
+    percent = report.volume.used_bytes * 100 // max(1, report.volume.total_bytes)
+    is_same_start = before.incarnation == report.incarnation
+    recovered_at, recovered = before.last_recovery_time, before.recovered
+    if report.recovered and not is_same_start:
+        recovered_at, recovered = heard, report.recovered
+    return ShardStatus(
+        name=shard.name,
+        journal_uuid=report.journal_uuid or before.journal_uuid,
+        incarnation=report.incarnation or before.incarnation,
+        pending=counts.due + counts.running,
+        waiting=counts.waiting,
+        oldest_pending_time=moment(heard, oldest, before.oldest_pending_time),
+        unsynced=counts.unsynced,
+        oldest_unsynced_time=moment(heard, ages.oldest_unsynced_s, before.oldest_unsynced_time),
+        parked=counts.sync_parked + counts.outbox_parked,
+        disk_percent=_steady_percent(percent, before.disk_percent),
+        last_recovery_time=recovered_at,
+        recovered=recovered,
+    )
+
+
+def _steady_percent(percent: int, before: int | None) -> int:
+    percent = min(100, percent)
+    return before if before is not None and abs(percent - before) < DISK_TOLERANCE_PERCENT else percent
+
+
+def _last_report(shard: Shard, verdict: Verdict, seen: Observation) -> datetime | None:
+    if verdict.state is not WalState.UNKNOWN:
+        return None
+    before = shard.previous.last_report_time if shard.previous is not None else None
+    if shard.probe.age_s is None:
+        return before
+    return moment(seen.now, shard.probe.age_s, before)
+
+
+def _kubelet_says(shard: Shard) -> str:
+    """What is known about a worker that does not answer, from the deployment down to the container."""
+    pod = shard.pod
+    if pod is None or pod.pod is None:
+        return "no pod yet" if shard.deployment is not None else "no deployment yet"
+    state = pod.pod
+    if state.reason:
+        said = f"{state.reason}: {state.message}" if state.message else state.reason
+        return f"{said} (last exit: {state.last_exit})" if state.last_exit else said
+    return "the pod is not ready yet" if state.phase == "Running" else f"the pod is {state.phase or 'unknown'}"
+
+
+def _summary(shards: list[ShardStatus], ready: int, findings: list[Finding]) -> EcoWorkerSummary:
+    silent = any(shard.wal is WalState.UNKNOWN for shard in shards)
+    trouble = next((it for it in findings if it.type is ConditionType.STALLED), None) or next(
+        (it for it in findings if it.type is ConditionType.READY and it.status is not _TRUE), None
+    )
+    disks = [shard.disk_percent for shard in shards if shard.disk_percent is not None]
+    return EcoWorkerSummary(
+        ready=f"{ready}/{len(shards)}",
+        wal=worst(shard.wal for shard in shards).value,
+        pending=total((shard.pending for shard in shards), silent=silent),
+        unsynced=total((shard.unsynced for shard in shards), silent=silent),
+        disk=(f">={max(disks)}" if silent else str(max(disks))) if disks else (UNKNOWN if shards else ""),
+        message=trouble.message[:MESSAGE_LENGTH_MAX] if trouble is not None else "",
+    )
+
+
+def _essence(status: EcoWorkerStatus) -> object:
+    conditions = [(it.type, it.status, it.reason, it.observed_generation) for it in status.conditions]
+    shards = [(it.name, it.ready, it.wal, it.pod, it.image, it.journal_uuid, it.incarnation) for it in status.shards]
+    return (
+        sorted(conditions),
+        sorted(shards, key=lambda shard: shard[0]),
+        status.observed_generation,
+        status.replicas,
+        status.ready_replicas,
+        status.image,
+        status.selector,
+        status.last_recovery_time,
+    )

@@ -1,0 +1,187 @@
+"""What is known about one EcoWorker at one moment, put together from caches and probes; decisions see nothing else."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from eco_crds import contract
+from eco_crds.ecoworker import EcoWorker
+from eco_crds.ecoworker_status import EcoWorkerStatus, ShardStatus
+from eco_crds.validation import Problem, validate
+from eco_crds.walsync import WalSync
+from eco_operator import kinds
+from eco_operator.cache import Cache, Child, Key, Owned
+from eco_operator.probes import Probe, ShardKey
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator's settings have to say about verdicts."""
+
+    default_image: str
+    report_age_s: float
+    """A report older than this (three periods of the probe) says nothing any more."""
+    status_interval_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One shard, wanted or left over."""
+
+    index: int
+    name: str
+    deployment: Child | None
+    claim: Child | None
+    config: Child | None
+    pods: tuple[Child, ...]
+    """Oldest first."""
+    probe: Probe
+    previous: ShardStatus | None
+
+    @property
+    def known_uuid(self) -> str:
+        """Identity of the journal from the first report on: what the worker is told, else what the claim says."""
+        told = self.config.data.get(contract.JOURNAL_UUID_KEY, "") if self.config is not None else ""
+        noted = ""
+        if self.claim is not None and self.claim.claim is not None:
+            noted = self.claim.claim.annotations.get(contract.ANNOTATION_JOURNAL, "")
+        return told or noted
+
+    @property
+    def pod(self) -> Child | None:
+        """The pod that counts: the newest that is not on its way out, else the newest."""
+        staying = [pod for pod in self.pods if not pod.is_deleting] or list(self.pods)
+        return staying[-1] if staying else None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """All there is to know about one EcoWorker."""
+
+    key: Key
+    now: datetime
+    policy: Policy
+    owned: Owned | None
+    worker: EcoWorker | None
+    """The object, when it is there and valid."""
+    problems: tuple[Problem, ...]
+    previous: EcoWorkerStatus
+    children: tuple[Child, ...]
+    shards: tuple[Shard, ...]
+    """Wanted ones first by index, then what is left of others."""
+    sync: WalSync | None
+    """The WalSync that governs it, if any: the oldest that selects it and names a database it has."""
+    is_settling: bool
+    """The operator has just started and cannot have heard of every worker yet."""
+
+    def child(self, kind: kinds.Kind, name: str) -> Child | None:
+        """What it has of that kind and name."""
+        return next((child for child in self.children if child.kind == kind.kind and child.name == name), None)
+
+
+def observe(  # each argument is one source
+    key: Key,
+    *,
+    cache: Cache,
+    probe: Callable[[ShardKey], Probe],
+    policy: Policy,
+    now: datetime,
+    is_settling: bool,
+) -> Observation:
+    """Everything known about the EcoWorker of that key, existing or gone."""
+    owned = cache.owned(key)
+    children = tuple(sorted(cache.children(key.namespace, key.name), key=lambda child: (child.kind, child.name)))
+    problems: tuple[Problem, ...] = ()
+    worker, previous = None, EcoWorkerStatus()
+    if owned is not None:
+        previous = read_status(EcoWorkerStatus, owned.body)
+        problems = tuple(validate(owned.body))
+        if not problems:
+            worker = EcoWorker.read({**owned.body, "status": {}})
+    return Observation(
+        key=key,
+        now=now,
+        policy=policy,
+        owned=owned,
+        worker=worker,
+        problems=problems,
+        previous=previous,
+        children=children,
+        shards=tuple(_shards(key, worker, children, probe, previous)),
+        sync=governing_sync(worker, cache) if worker is not None else None,
+        is_settling=is_settling,
+    )
+
+
+StatusT = Any
+
+
+def read_status(model: type[StatusT], body: Mapping[str, Any]) -> StatusT:
+    """The status as last written; one that cannot be read (somebody else wrote it) counts as none."""
+    try:
+        return model.model_validate(body.get("status") or {})
+    except ValidationError:
+        return model()
+
+
+def valid_syncs(cache: Cache, namespace: str) -> list[WalSync]:
+    """Every valid WalSync of a namespace that stays, the oldest first."""
+    found = [
+        WalSync.read({**owned.body, "status": {}})
+        for owned in cache.all_owned(kinds.WAL_SYNC, namespace)
+        if not owned.is_deleting and not validate(owned.body)
+    ]
+    return sorted(found, key=lambda sync: (str(sync.metadata.creation_timestamp), sync.metadata.name))
+
+
+def governing_sync(worker: EcoWorker, cache: Cache) -> WalSync | None:
+    """Of the WalSyncs that select the EcoWorker the oldest, unless it names a database that is not there."""
+    selecting = [
+        sync for sync in valid_syncs(cache, worker.metadata.namespace) if sync.spec.eco_workers.matches(worker.metadata)
+    ]
+    if not selecting or worker.spec.database(selecting[0].spec.database) is None:
+        return None
+    return selecting[0]
+
+
+def _shards(
+    key: Key,
+    worker: EcoWorker | None,
+    children: Iterable[Child],
+    probe: Callable[[ShardKey], Probe],
+    previous: EcoWorkerStatus,
+) -> Iterable[Shard]:
+    by_shard: dict[int, list[Child]] = {}
+    for child in children:
+        index = shard_index(key.name, child.shard)
+        if index is not None:
+            by_shard.setdefault(index, []).append(child)
+    wanted = range(worker.spec.replicas) if worker is not None else range(0)
+    before = {shard.name: shard for shard in previous.shards}
+    for index in [*wanted, *sorted(set(by_shard) - set(wanted))]:
+        name = contract.shard_name(key.name, index)
+        mine = by_shard.get(index, [])
+        of_kind = {kind.kind: [child for child in mine if child.kind == kind.kind] for kind in kinds.CHILDREN}
+        yield Shard(
+            index=index,
+            name=name,
+            deployment=_named(of_kind[kinds.DEPLOYMENT.kind], name),
+            claim=_named(of_kind[kinds.CLAIM.kind], contract.claim_name(key.name, index)),
+            config=_named(of_kind[kinds.CONFIG_MAP.kind], contract.shard_config_name(key.name, index)),
+            pods=tuple(sorted(of_kind[kinds.POD.kind], key=lambda pod: pod.pod.created if pod.pod else "")),
+            probe=probe(ShardKey(key.namespace, key.name, name)),
+            previous=before.get(name),
+        )
+
+
+def _named(children: Iterable[Child], name: str) -> Child | None:
+    return next((child for child in children if child.name == name), None)
+
+
+def shard_index(worker: str, shard: str) -> int | None:
+    """The number of a shard from its name; None for a name that is no shard of that worker."""
+    prefix, _, number = shard.rpartition("-")
+    return int(number) if prefix == worker and number.isdigit() else None
