@@ -176,7 +176,7 @@ async def test_the_claims_of_a_worker_have_the_names_of_the_contract(stage: Stag
         ({"message_id": "bad-json", "type": TASK_NAME}, b"{not json", "json"),
         ({"message_id": "bad-name", "type": "no.such.task"}, b"{}", "no.such.task"),
         ({"type": TASK_NAME}, b'{"key": "uploads/x.jpg"}', "id"),
-        ({"message_id": "bad-size", "type": TASK_NAME}, b'{"key": "' + b"x" * 2_000_000 + b'"}', "large"),
+        ({"message_id": "bad-size", "type": TASK_NAME}, b'{"key": "' + b"x" * 2_000_000 + b'"}', "at most"),
     ],
     ids=["not JSON", "unknown task", "no id", "too large"],
 )

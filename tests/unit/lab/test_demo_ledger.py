@@ -1,5 +1,6 @@
 """The ledger finds what is missing, doubled or out of place, and nothing else."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,7 @@ def picture(name: str, flaw: Flaw | None = None) -> Picture:
 
 
 def message(task: str, message_id: str, **headers: Any) -> Message:
-    return Message(message_id, {"x-eco-task-id": task, **headers}, b"{}")
+    return Message(message_id, {"x-eco-task-id": task, **headers}, json.dumps({"image_task_id": task}).encode())
 
 
 def dead(task: str, flaw: Flaw) -> Message:
@@ -29,7 +30,7 @@ def dead(task: str, flaw: Flaw) -> Message:
 
 
 def result(task: str) -> dict[str, Any]:
-    return {"key": f"uploads/{task}.jpg", "web": {"key": f"web/{task}"}, "thumbnail": {"key": f"thumbnail/{task}"}}
+    return {"source": f"uploads/{task}.jpg", "web": f"images/web/{task}", "thumbnail": f"images/thumbnail/{task}"}
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def sound() -> Evidence:
         ],
         dead_letters=[dead(task, flaw) for task, flaw in bad.items()],
         follow_ups=[message(task, f"emit-{task}") for task in good],
-        objects=frozenset(f"{size}/{task}" for size in ("web", "thumbnail") for task in good),
+        objects=frozenset(f"images/{size}/{task}" for size in ("web", "thumbnail") for task in good),
     )
 
 
@@ -69,11 +70,11 @@ def test_a_broken_picture_without_a_dead_letter_is_lost(sound: Evidence) -> None
 
 
 def test_a_completed_row_whose_object_is_missing_is_lost(sound: Evidence) -> None:
-    assert settle(replace(sound, objects=sound.objects - {"web/b"})).lost == ("b",)
+    assert settle(replace(sound, objects=sound.objects - {"images/web/b"})).lost == ("b",)
 
 
 def test_a_completed_row_that_names_no_object_is_lost(sound: Evidence) -> None:
-    rows = [replace(sound.rows[0], result={"key": "uploads/a.jpg"}), *sound.rows[1:]]
+    rows = [replace(sound.rows[0], result={"source": "uploads/a.jpg"}), *sound.rows[1:]]
     assert "a" in settle(replace(sound, rows=rows)).lost
 
 
@@ -82,8 +83,8 @@ def test_a_completed_task_without_its_follow_up_is_lost(sound: Evidence) -> None
 
 
 def test_an_object_that_no_row_names_is_a_duplicate(sound: Evidence) -> None:
-    ledger = settle(replace(sound, objects=sound.objects | {"web/other"}))
-    assert ledger.duplicates == ("object web/other",)
+    ledger = settle(replace(sound, objects=sound.objects | {"images/web/other"}))
+    assert ledger.duplicates == ("object images/web/other",)
     assert not ledger.sound
 
 
@@ -121,8 +122,11 @@ def test_a_dead_letter_with_a_reason_of_another_flaw_is_a_problem(sound: Evidenc
 
 
 def test_the_key_of_the_upload_is_not_an_object_of_the_worker() -> None:
-    assert object_keys(result("a")) == {"web/a", "thumbnail/a"}
-    assert object_keys({"objects": [{"key": "one"}, {"key": "two"}]}) == {"one", "two"}
+    assert object_keys(result("a")) == {"images/web/a", "images/thumbnail/a"}
+    assert object_keys({"sizes": [{"key": "images/one"}, {"key": "images/two"}], "width": 3}) == {
+        "images/one",
+        "images/two",
+    }
     assert object_keys(None) == frozenset()
 
 
@@ -141,5 +145,5 @@ SEEN = Seen(800, 600, has_exif=False, readable=True, size_bytes=1)
 def test_an_object_with_the_wrong_content_is_a_defect(sound: Evidence, seen: Seen, words: str) -> None:
     objects = dict.fromkeys(sound.objects, SEEN)
     assert defects(sound.published, sound.rows, objects) == []
-    [found] = defects(sound.published, sound.rows, {**objects, "web/a": seen})
+    [found] = defects(sound.published, sound.rows, {**objects, "images/web/a": seen})
     assert words in found

@@ -5,6 +5,7 @@ when it has no end (neither a completed row nor a dead letter), and also when it
 objects or follow-up message are not there.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,10 @@ from eco_lab.demo.pictures import Flaw, Picture
 
 TASK_ID_HEADER: Final = "x-eco-task-id"
 REASON_HEADER: Final = "x-eco-reason"
+ORIGIN_FIELD: Final = "image_task_id"
 UPLOADS: Final = "uploads/"
+MADE: Final = "images/"
+"""Below it the storage role puts what it makes."""
 SHOWN_MAX: Final = 5
 """Examples listed for one kind of problem; the count is always given in full."""
 
@@ -86,11 +90,12 @@ class Ledger:
 
 
 def object_keys(result: Any) -> frozenset[str]:
-    """Keys of the objects that a result names: every `key` found in it, but for that of the upload."""
+    """Keys of the objects that a result names: every string in it that lies below the workers' prefix."""
+    if isinstance(result, str):
+        return frozenset({result} if result.startswith(MADE) else ())
     if isinstance(result, Mapping):
-        own = {str(value) for name, value in result.items() if name == "key" and isinstance(value, str)}
-        return frozenset(own).union(*map(object_keys, result.values())) - {key for key in own if is_upload(key)}
-    if isinstance(result, Sequence) and not isinstance(result, str | bytes):
+        return frozenset().union(*map(object_keys, result.values()))
+    if isinstance(result, Sequence):
         return frozenset().union(*map(object_keys, result))
     return frozenset()
 
@@ -105,7 +110,7 @@ def settle(evidence: Evidence) -> Ledger:
     rows = [row for row in evidence.rows if row.task_id in evidence.published]
     completed = {row.task_id: row for row in rows if row.state == "completed"}
     dead = {task_id(message): message for message in evidence.dead_letters}
-    followed = Counter(task_id(message) for message in _distinct(evidence.follow_ups))
+    followed = Counter(origin(message) for message in _distinct(evidence.follow_ups))
     named = {task: object_keys(row.result) for task, row in completed.items()}
     lost = tuple(
         task
@@ -138,8 +143,16 @@ def settle(evidence: Evidence) -> Ledger:
 
 
 def task_id(message: Message) -> str:
-    """The task that a dead letter or follow-up comes from."""
+    """The task that a dead letter was."""
     return str(message.headers.get(TASK_ID_HEADER, ""))
+
+
+def origin(message: Message) -> str:
+    """The task that a follow-up comes from. It is a task of its own with an id of its own, so its body says it."""
+    try:
+        return str(json.loads(message.body)[ORIGIN_FIELD])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _distinct(messages: Sequence[Message]) -> list[Message]:

@@ -118,9 +118,7 @@ async def set_up(lab: LabEnvironment, plan: Plan, narrator: Narrator, stack: Asy
         async with asyncio.TaskGroup() as group:
             pictures = group.create_task(_pictures(plan, narrator))
             group.create_task(_install(lab, narrator))
-            group.create_task(_clean_slate(kubectl, services, narrator))
-        size = await upload(services, pictures.result())
-        narrator.say(f"{plan.tasks} files uploaded to bucket {services.name}: {size / 1e6:.0f} MB")
+            group.create_task(_clean_slate(kubectl, services, narrator, pictures))
         await kubectl.apply([manifests.namespace(plan.name), *manifests.secrets(services)])
     proxy = await stack.enter_async_context(api_proxy(kubectl))
     return Stage(plan, lab, kubectl, services, pictures.result(), narrator, proxy, Watch(proxy, plan.name))
@@ -137,13 +135,15 @@ async def _install(lab: LabEnvironment, narrator: Narrator) -> None:
     narrator.say(f"helm upgrade --install: {said}")
 
 
-async def _clean_slate(kubectl: Kubectl, services: Services, narrator: Narrator) -> None:
+async def _clean_slate(kubectl: Kubectl, services: Services, narrator: Narrator, pictures: asyncio.Task[Album]) -> None:
     begun = time.monotonic()
     if await kubectl.get("namespace", services.name) is not None:
         await kubectl.delete("namespace", services.name, timeout_s=NAMESPACE_GONE_WAIT_S)
         narrator.say(f"namespace {services.name} of an earlier run is gone after {time.monotonic() - begun:.1f} s")
     await renew(services, kubectl)
     narrator.say(f"an empty virtual host, database and bucket, each called {services.name}")
+    size = await upload(services, await pictures)
+    narrator.say(f"{len(pictures.result().pictures)} files uploaded to the bucket: {size / 1e6:.0f} MB")
 
 
 async def begin_work(stage: Stage) -> str:
