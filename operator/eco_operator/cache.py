@@ -164,7 +164,11 @@ class Cache:
         """Every pod of every worker."""
         return [child for child in self._children.values() if child.pod is not None and child.worker]
 
-    def keys(self) -> set[Key]:
+    def child_uids(self) -> set[str]:
+        """The uid of everything that is not of our own kinds."""
+        return {child.uid for child in self._children.values()}
+
+    def all_keys(self) -> set[Key]:
         """Everything there is to look at, with the names of EcoWorkers that are gone and left something behind."""
         left = {Key(kinds.ECO_WORKER.kind, namespace, worker) for namespace, worker in self._by_worker}
         return left | set(self._owned)

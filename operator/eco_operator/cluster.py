@@ -19,6 +19,7 @@ from kubernetes.aio import config as kubernetes_config
 
 from eco_crds import contract
 from eco_operator import errors, kinds
+from eco_operator.cache import Child
 from eco_operator.kinds import Kind
 
 APPLY_PATCH: Final = "application/apply-patch+yaml"
@@ -113,17 +114,20 @@ class Cluster:
             body=desired,
         )
 
-    async def annotate(
-        self, kind: Kind, namespace: str, name: str, annotations: Mapping[str, str], manager: str
-    ) -> None:
+    async def annotate(self, kind: Kind, target: Child, annotations: Mapping[str, str], manager: str) -> dict[str, Any]:
         """Own exactly these annotations of an object that exists, under a field manager of their own."""
         body = {
             "apiVersion": kind.api_version,
             "kind": kind.kind,
-            "metadata": {"name": name, "namespace": namespace, "annotations": dict(annotations)},
+            "metadata": {
+                "name": target.name,
+                "namespace": target.namespace,
+                "uid": target.uid,
+                "annotations": dict(annotations),
+            },
         }
         query = {"fieldManager": manager, "force": "true"}
-        await self._request("apply", kind, kind.path(namespace, name), query=query, body=body)
+        return await self._request("apply", kind, kind.path(target.namespace, target.name), query=query, body=body)
 
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
         """Delete the object with that uid; one that is gone, or another by now, is no error."""

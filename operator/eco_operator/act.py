@@ -1,0 +1,219 @@
+"""Acts on a plan, step by step, and reports how it went.
+
+A step that fails keeps back only those that require it. What the cluster answers goes into the cache at once, ahead of
+the watch, so that the next look sees it.
+"""
+
+import base64
+import hashlib
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import structlog
+
+from eco_crds import contract
+from eco_operator import errors, kinds, metrics
+from eco_operator.cache import Cache, Child, Key, project
+from eco_operator.cluster import Cluster
+from eco_operator.reconcile.ownership import drift
+from eco_operator.reconcile.plan import Announce, Apply, Delete, MarkClaim, Outcome, Plan
+
+logger = structlog.get_logger(__name__)
+
+TOKEN_BYTES: Final = 32
+
+
+@dataclass(slots=True)
+class _Tally:
+    foreign: list[str] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    applied: list[str] = field(default_factory=list)
+    missing: set[str] = field(default_factory=set)
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """What became of a plan."""
+
+    outcome: Outcome
+    changed: int
+    """How many objects were written or deleted."""
+    retry_after_s: float | None
+    """How long the API server asked to be left alone."""
+
+
+@dataclass(slots=True)
+class Actor:
+    """Carries out plans on a cluster."""
+
+    cluster: Cluster
+    cache: Cache
+    identity: str
+    _accepted: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """By uid: the hash and fields of objects that a server keeps other than applied, so as not to apply for ever."""
+
+    async def act(self, key: Key, plan: Plan, *, is_current: Callable[[], bool]) -> Acted:
+        """Act on each step in order, as long as the object the plan was made for is the one there is."""
+        tally, changed = _Tally(), 0
+        for step in plan.steps:
+            if not is_current():
+                break
+            name = type(step).__name__
+            try:
+                match step:
+                    case Apply():
+                        changed += await self._apply(key, step, tally)
+                    case Delete():
+                        await self._delete(key, step)
+                        changed += 1
+                    case MarkClaim():
+                        await self._mark(step)
+                        changed += 1
+                    case Announce():
+                        await self._announce(step)
+            except errors.ApiError as error:
+                if isinstance(error, errors.DeniedError) and error.is_namespace_going:
+                    # Everything of ours in there goes by itself; trying would only be noise.
+                    break
+                self._note(error, step, tally)
+            else:
+                metrics.STEPS.labels(name).inc()
+        outcome = Outcome(tuple(tally.foreign), tuple(tally.rejected), tuple(tally.failed), tuple(tally.applied))
+        return Acted(outcome, changed, tally.retry_after_s)
+
+    def forget(self, uids: set[str]) -> None:
+        """Keep what was accepted for these objects only."""
+        self._accepted = {uid: accepted for uid, accepted in self._accepted.items() if uid in uids}
+
+    async def _apply(self, key: Key, step: Apply, tally: _Tally) -> bool:
+        name = _name(step.desired)
+        kind = kinds.BY_NAME[step.desired["kind"]]
+        if step.requires in tally.missing:
+            tally.missing.add(name)
+            return False
+        wanted_hash = step.desired["metadata"]["annotations"][contract.ANNOTATION_HASH]
+        existing = step.existing
+        if existing is not None and self._accepted.get(existing.uid) == (wanted_hash, existing.owned_fields):
+            return False
+        if existing is None and not await self._is_free(kind, step.desired, tally):
+            return False
+        desired = dict(step.desired)
+        if kind == kinds.SECRET:
+            desired["data"] = {contract.TOKEN_KEY: await self._token(existing)}
+        if existing is not None:
+            # Meant for this object; one that took its name meanwhile must be looked at first.
+            desired["metadata"] = {**desired["metadata"], "uid": existing.uid}
+        answer = await self.cluster.apply(desired, force=existing is not None)
+        logger.info("applied", key=_text(key), object=name, why=step.why)
+        tally.applied.append(name)
+        self.cache.put_written(kind, answer)
+        child = project(kind, answer)
+        if still := drift(step.desired, child):
+            logger.warning("the server keeps it other than applied", key=_text(key), object=name, difference=still)
+            self._accepted[child.uid] = (wanted_hash, child.owned_fields)
+        await self._announce(step.announce)
+        return True
+
+    async def _is_free(self, kind: kinds.Kind, desired: Mapping[str, Any], tally: _Tally) -> bool:
+        """Whether the name can be taken. An object that is ours and only not seen yet goes into the cache."""
+        metadata = desired["metadata"]
+        try:
+            found = await self.cluster.get(kind, metadata["namespace"], metadata["name"])
+        except errors.NotFoundError:
+            return True
+        labels: Mapping[str, str] = found["metadata"].get("labels") or {}
+        is_ours = labels.get(contract.LABEL_MANAGED_BY) == contract.MANAGED_BY
+        same = all(
+            labels.get(label) == metadata["labels"].get(label)
+            for label in (contract.LABEL_WORKER, contract.LABEL_SHARD)
+        )
+        if is_ours and same:
+            self.cache.put_written(kind, found)
+            tally.failed.append(f"{_name(desired)} was there already and is looked at anew")
+        else:
+            tally.foreign.append(_name(desired))
+            tally.missing.add(_name(desired))
+        return False
+
+    async def _token(self, existing: Child | None) -> str:
+        """The token the Secret holds, or a new one. It passes through here and is kept nowhere."""
+        if existing is not None:
+            found = await self.cluster.get(kinds.SECRET, existing.namespace, existing.name)
+            kept = (found.get("data") or {}).get(contract.TOKEN_KEY, "")
+            if kept:
+                return str(kept)
+        return base64.b64encode(secrets.token_urlsafe(TOKEN_BYTES).encode()).decode()
+
+    async def _delete(self, key: Key, step: Delete) -> None:
+        child = step.child
+        await self.cluster.delete(kinds.BY_NAME[child.kind], child.namespace, child.name, uid=child.uid)
+        logger.info("deleted", key=_text(key), object=f"{child.kind}/{child.name}", why=step.why)
+        await self._announce(step.announce)
+
+    async def _mark(self, step: MarkClaim) -> None:
+        claim = step.claim
+        marks = {contract.ANNOTATION_ORPHANED: step.since} if step.since else {}
+        answer = await self.cluster.annotate(kinds.CLAIM, claim, marks, contract.ORPHAN_FIELD_MANAGER)
+        self.cache.put_written(kinds.CLAIM, answer)
+
+    async def _announce(self, announce: Announce | None) -> None:
+        """Post an event. It is a courtesy: work never waits for it, and a failure is only logged."""
+        if announce is None:
+            return
+        try:
+            await self.cluster.create_event(event(announce, self.identity))
+        except errors.ApiError as error:
+            logger.warning("event not posted", reason=announce.reason, error=str(error))
+
+    def _note(self, error: errors.ApiError, step: Apply | Delete | MarkClaim | Announce, tally: _Tally) -> None:
+        if isinstance(step, Apply):
+            tally.missing.add(_name(step.desired))
+        if isinstance(error, errors.TransientError) and error.retry_after_s is not None:
+            tally.retry_after_s = max(tally.retry_after_s or 0.0, error.retry_after_s)
+        target = tally.rejected if isinstance(error, errors.RejectedError) else tally.failed
+        target.append(f"{error.target.rpartition('/')[2]}: {error.message or error.reason or error.status}")
+
+
+def event(announce: Announce, identity: str) -> dict[str, Any]:
+    """The event as the API server wants it."""
+    about = announce.about
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    suffix = f"{time.time_ns():x}"
+    if announce.once:
+        told = f"{about.kind}/{about.uid}/{announce.reason}/{announce.once}"
+        suffix = hashlib.sha256(told.encode()).hexdigest()[:16]
+    return {
+        "apiVersion": kinds.EVENT.api_version,
+        "kind": kinds.EVENT.kind,
+        "metadata": {"name": f"{about.name}.{suffix}", "namespace": about.namespace},
+        "involvedObject": {
+            "apiVersion": about.api_version,
+            "kind": about.kind,
+            "namespace": about.namespace,
+            "name": about.name,
+            "uid": about.uid,
+        },
+        "reason": announce.reason,
+        "message": announce.message,
+        "type": announce.type.value,
+        "source": {"component": contract.FIELD_MANAGER},
+        "reportingComponent": contract.FIELD_MANAGER,
+        "reportingInstance": identity,
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }
+
+
+def _name(desired: Mapping[str, Any]) -> str:
+    return f"{desired['kind']}/{desired['metadata']['name']}"
+
+
+def _text(key: Key) -> str:
+    return "/".join(key)

@@ -1,0 +1,306 @@
+"""The acting loop: takes a key, observes, decides, acts, and writes the verdict down.
+
+It knows no history: whatever was seen or missed, the next look at a key comes to the same end. The resync lists
+everything anew and has every key looked at, so that the watch may be late, lose or repeat events without harm.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import structlog
+
+from eco_crds import contract
+from eco_operator import errors, kinds, metrics
+from eco_operator.act import Actor
+from eco_operator.cache import Cache, Key
+from eco_operator.cluster import Cluster
+from eco_operator.kinds import Kind
+from eco_operator.probes import Prober, ShardKey, Target
+from eco_operator.queue import KeyQueue
+from eco_operator.reconcile import ecoworker, ecoworker_status, walsync
+from eco_operator.reconcile.observation import Observation, Policy, observe
+from eco_operator.settings import Settings
+
+logger = structlog.get_logger(__name__)
+
+LOOK_TIMEOUT_S: Final = 120.0
+LIST_ATTEMPTS_MAX: Final = 5
+FOREIGN_LOOK_AGAIN_S: Final = 30.0
+WATCH_LAG_S: Final = 30.0
+OURS: Final = f"{contract.LABEL_MANAGED_BY}={contract.MANAGED_BY}"
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStatistics:
+    """How the loop goes."""
+
+    looks: int
+    failures: int
+    resyncs: int
+    resynced_ago_s: float | None
+    watch_behind_resyncs: int
+    """Resyncs in a row that found objects which the watch had not mentioned even half a minute later."""
+
+
+@dataclass(slots=True)
+class Loop:
+    """Sets right one key after another, several at a time."""
+
+    cluster: Cluster
+    settings: Settings
+    cache: Cache = field(default_factory=Cache)
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    queue: KeyQueue[Key] = field(init=False)
+    prober: Prober = field(init=False)
+    _actor: Actor = field(init=False)
+    _policy: Policy = field(init=False)
+    _status_at: dict[Key, float] = field(default_factory=dict)
+    _listed: asyncio.Event = field(default_factory=asyncio.Event)
+    _started_at: float | None = None
+    _looks: int = 0
+    _failures: int = 0
+    _resyncs: int = 0
+    _resynced_at: float | None = None
+    _behind: int = 0
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self.queue = KeyQueue(settings.backoff_s_min, settings.backoff_s_max)
+        self.prober = Prober(
+            targets=self._targets,
+            is_wanted=self._is_known_shard,
+            on_change=self._on_probe,
+            interval_s=settings.probe_interval_s,
+            timeout_s=settings.probe_timeout_s,
+            concurrency=settings.probe_concurrency,
+        )
+        self._actor = Actor(self.cluster, self.cache, settings.identity)
+        self._policy = Policy(
+            default_image=settings.default_worker_image,
+            report_age_s=3 * settings.probe_interval_s + settings.probe_timeout_s,
+            status_interval_s=settings.status_interval_s,
+        )
+
+    def see(self, kind: Kind, event_type: str | None, body: Mapping[str, Any]) -> None:
+        """Take in one event of the watch."""
+        metrics.WATCH_EVENTS.labels(kind.kind).inc()
+        for key in self.cache.see(kind, event_type, body):
+            self.queue.add(key)
+
+    async def run(self) -> None:
+        """Set right whatever is on the queue until cancelled. The first lists must be in (`wait_listed`)."""
+        self._started_at = _now()
+        async with asyncio.TaskGroup() as group:
+            for number in range(self.settings.reconcile_concurrency):
+                group.create_task(self._work(), name=f"reconcile-{number}")
+            group.create_task(self._resync(), name="resync")
+            group.create_task(self.prober.run(), name="prober")
+
+    def statistics(self) -> LoopStatistics:
+        """How the loop goes now."""
+        ago_s = None if self._resynced_at is None else _now() - self._resynced_at
+        return LoopStatistics(self._looks, self._failures, self._resyncs, ago_s, self._behind)
+
+    async def list_everything(self) -> None:
+        """List every watched kind, forget what is gone, and have every key looked at."""
+        self.cache.begin_list()
+        try:
+            for kind in kinds.WATCHED:
+                await self._list(kind)
+        finally:
+            self.cache.end_list()
+        self._actor.forget(self.cache.child_uids())
+        keys = self.cache.all_keys()
+        for key in keys:
+            self.queue.add(key, patient=True)
+        self._status_at = {key: at for key, at in self._status_at.items() if key in keys}
+        self._resyncs += 1
+        self._resynced_at = _now()
+        self._listed.set()
+
+    async def wait_listed(self) -> None:
+        """Return once everything has been listed for the first time."""
+        await self._listed.wait()
+
+    def shards_by_state(self) -> dict[str, int]:
+        """How many shards there are of each health, as last written down."""
+        counts: dict[str, int] = {}
+        for owned in self.cache.all_owned(kinds.ECO_WORKER):
+            for shard in (owned.body.get("status") or {}).get("shards") or ():
+                counts[shard.get("wal", "Unknown")] = counts.get(shard.get("wal", "Unknown"), 0) + 1
+        return counts
+
+    async def _list(self, kind: Kind) -> None:
+        selector = OURS if kind in kinds.CHILDREN else ""
+        for attempt in range(1, LIST_ATTEMPTS_MAX + 1):
+            named, versions = set(), []
+            try:
+                async for chunk, version in self.cluster.list(kind, self.settings.namespaces, label_selector=selector):
+                    named |= self.cache.take_list(kind, chunk)
+                    versions.append(version)
+            except errors.ExpiredError:
+                if attempt == LIST_ATTEMPTS_MAX:
+                    raise
+                continue
+            self.cache.forget_unnamed(kind, named, min(versions, default=0))
+            return
+
+    async def _resync(self) -> None:
+        # By then every worker has been asked often enough to tell silence from a young operator.
+        await asyncio.sleep(self._policy.report_age_s + 0.5)
+        for key in self.cache.all_keys():
+            self.queue.add(key, patient=True)
+        while True:
+            interval_s = self.settings.resync_interval_s
+            await asyncio.sleep(interval_s * random.uniform(0.9, 1.1))  # noqa: S311  # jitter, no secret
+            try:
+                await self.list_everything()
+            except errors.ApiError as error:
+                metrics.RESYNCS.labels("failed").inc()
+                logger.warning("resync failed, the next one will do", error=str(error))
+                continue
+            metrics.RESYNCS.labels("done").inc()
+            await asyncio.sleep(min(WATCH_LAG_S, interval_s / 2))
+            unwatched = self.cache.statistics().unwatched
+            self._behind = self._behind + 1 if unwatched else 0
+            if unwatched:
+                logger.warning("the watch is behind the lists", objects=unwatched, resyncs=self._behind)
+
+    async def _work(self) -> None:
+        while True:
+            key = await self.queue.get()
+            started, failed, retry_after_s = _now(), True, None
+            try:
+                async with asyncio.timeout(LOOK_TIMEOUT_S):
+                    failed, retry_after_s = await self._look(key)
+            except errors.ApiError as error:
+                retry_after_s = getattr(error, "retry_after_s", None)
+                logger.warning("look failed", key="/".join(key), error=str(error))
+            except TimeoutError:
+                logger.warning("look took too long", key="/".join(key), limit_s=LOOK_TIMEOUT_S)
+            except Exception:
+                # One object that nobody thought of must not keep the others waiting.
+                logger.exception("look failed unexpectedly", key="/".join(key))
+            finally:
+                pause_s = self.queue.done(key, failed=failed, retry_after_s=retry_after_s)
+            self._looks += 1
+            self._failures += failed
+            if pause_s is not None:
+                logger.info("will look again", key="/".join(key), pause_s=round(pause_s, 1))
+            metrics.RECONCILES.labels(key.kind, "failed" if failed else "done").inc()
+            metrics.RECONCILE_SECONDS.labels(key.kind).observe(_now() - started)
+
+    async def _look(self, key: Key) -> tuple[bool, float | None]:
+        """One look at one key. Returns whether it has to be tried again, and how long the server wants to rest."""
+        if key.kind == kinds.WAL_SYNC.kind:
+            await self._look_at_sync(key)
+            return False, None
+        seen = self._observe(key)
+        plan = ecoworker.decide(seen)
+        uid = seen.owned.uid if seen.owned is not None else ""
+        acted = await self._actor.act(key, plan, is_current=lambda: self._uid(key) == uid)
+        if acted.changed:
+            seen = self._observe(key)
+            self.queue.add(key)
+        if seen.owned is not None and not seen.owned.is_deleting:
+            status = ecoworker_status.conclude(seen, acted.outcome)
+            if status != seen.previous:
+                is_news = ecoworker_status.is_news(status, seen.previous)
+                await self._write(key, ecoworker_status.body(seen, status), is_news=is_news)
+        self._look_again(key, seen, plan.look_again_s, has_foreign=bool(acted.outcome.foreign))
+        return bool(acted.outcome.failed or acted.outcome.rejected), acted.retry_after_s
+
+    async def _look_at_sync(self, key: Key) -> None:
+        seen = walsync.observe(
+            key,
+            cache=self.cache,
+            probe=self.prober.probe,
+            policy=self._policy,
+            now=self._second(),
+            is_settling=self._is_settling(),
+        )
+        if seen is None or seen.owned.is_deleting:
+            return
+        status = walsync.conclude(seen)
+        if status is not None and walsync.is_change(status, seen.previous):
+            await self._write(key, walsync.body(seen, status), is_news=walsync.is_news(status, seen.previous))
+
+    async def _write(self, key: Key, body: dict[str, Any], *, is_news: bool) -> None:
+        """Write a status, or put it off when only numbers changed and the last one is young."""
+        now = _now()
+        rest_s = self._status_at.get(key, float("-inf")) + self._policy.status_interval_s - now
+        if rest_s > 0 and not is_news:
+            self.queue.add(key, after_s=rest_s)
+            return
+        try:
+            answer = await self.cluster.apply(body, force=True, subresource="status")
+        except errors.NotFoundError:
+            return  # It went while it was looked at.
+        except errors.DeniedError as error:
+            if error.is_namespace_going:
+                return
+            raise
+        self._status_at[key] = now
+        self.cache.put_written(kinds.BY_NAME[key.kind], answer)
+
+    def _observe(self, key: Key) -> Observation:
+        return observe(
+            key,
+            cache=self.cache,
+            probe=self.prober.probe,
+            policy=self._policy,
+            now=self._second(),
+            is_settling=self._is_settling(),
+        )
+
+    def _look_again(self, key: Key, seen: Observation, after_s: float | None, *, has_foreign: bool) -> None:
+        """Make appointments for what no event will tell: a silence that grows, an object that is not ours and goes."""
+        pauses = [after_s] if after_s is not None else []
+        if has_foreign:
+            pauses.append(FOREIGN_LOOK_AGAIN_S)
+        for shard in seen.shards:
+            age_s, pod = shard.probe.age_s, shard.pod
+            is_silent = shard.probe.failures > 0 or pod is None or pod.pod is None or not pod.pod.ip
+            if age_s is not None and is_silent and age_s <= self._policy.report_age_s:
+                pauses.append(self._policy.report_age_s - age_s + 0.1)
+        if pauses:
+            self.queue.add(key, after_s=min(pauses))
+
+    def _targets(self) -> list[Target]:
+        """The pod of each shard that may answer: the newest with an address that has not ended."""
+        best: dict[ShardKey, tuple[bool, str, Target]] = {}
+        for child in self.cache.pods():
+            pod = child.pod
+            if pod is None or not pod.ip or pod.phase in {"Succeeded", "Failed"} or not child.shard:
+                continue
+            shard = ShardKey(child.namespace, child.worker, child.shard)
+            candidate = (not child.is_deleting, pod.created, Target(shard, child.uid, pod.ip))
+            if shard not in best or candidate[:2] > best[shard][:2]:
+                best[shard] = candidate
+        return [candidate[2] for candidate in best.values()]
+
+    def _is_known_shard(self, shard: ShardKey) -> bool:
+        return any(child.shard == shard.shard for child in self.cache.children(shard.namespace, shard.worker))
+
+    def _on_probe(self, shard: ShardKey) -> None:
+        self.queue.add(Key(kinds.ECO_WORKER.kind, shard.namespace, shard.worker), patient=True)
+        for sync in self.cache.all_owned(kinds.WAL_SYNC, shard.namespace):
+            self.queue.add(sync.key, patient=True)
+
+    def _uid(self, key: Key) -> str:
+        owned = self.cache.owned(key)
+        return owned.uid if owned is not None else ""
+
+    def _is_settling(self) -> bool:
+        return self._started_at is None or _now() < self._started_at + self._policy.report_age_s
+
+    def _second(self) -> datetime:
+        return self.clock().replace(microsecond=0)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
