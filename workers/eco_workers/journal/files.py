@@ -1,8 +1,8 @@
 """Every change that the journal makes to files without SQLite: one object, so that a recorder can stand in its place.
 
 A rename or an unlink is durable only when its directory was synced; each method here that changes a directory says
-whether it does that. The database file and its `-wal` are never opened from here while SQLite has them open: closing any
-descriptor of a file drops all POSIX locks the process holds on it, SQLite's too.
+whether it does that. The database file and its `-wal` are never opened from here while SQLite has them open: closing
+any descriptor of a file drops all POSIX locks the process holds on it, SQLite's too.
 """
 
 import os

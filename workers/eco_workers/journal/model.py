@@ -107,6 +107,16 @@ class Emit:
 
 
 @dataclass(frozen=True, slots=True)
+class CachedAnswer:
+    """An answer of a model provider, kept so that the same question costs nothing the next time."""
+
+    key: str
+    """Made of content: what was asked, of which model, with which prompt."""
+    model: str
+    response: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxMessage:
     """An outbox row on its way to the broker. `message_id` is the same however often it is sent."""
 
@@ -183,16 +193,33 @@ class TaskJournal(Protocol):
     async def reject(self, messages: Sequence[Rejected]) -> None:
         """Keep deliveries that are no valid task as outbox rows to the dead-letter queue."""
 
-    async def claim(self, limit: int, *, names: frozenset[str], now: float | None = None) -> list[Running]:
-        """Start up to `limit` due tasks whose name is in `names`, oldest first. Attempts used up end as failed here."""
+    async def claim(self, limit: int, *, names: Mapping[str, int] | frozenset[str]) -> list[Running]:
+        """Start up to `limit` due tasks whose name is in `names`, oldest first.
 
-    async def step(self, task_id: str, name: str, result: bytes, *, emits: Sequence[Emit] = ()) -> None:
-        """Checkpoint a finished step of a running task, with what it emits."""
+        A mapping gives each name its budget of attempts, a plain set takes the journal's default. A task that has used
+        up its budget ends as failed here, one whose `expires_at` has passed as timeout; both leave their dead letter.
+        """
+
+    async def step(
+        self,
+        task_id: str,
+        name: str,
+        result: bytes,
+        *,
+        emits: Sequence[Emit] = (),
+        cache: Sequence[CachedAnswer] = (),
+    ) -> None:
+        """Checkpoint a finished step of a running task, with what it emits and the answers worth keeping."""
+
+    async def cached(self, key: str) -> bytes | None:
+        """A kept answer that is not too old."""
 
     async def heartbeat(self, task_id: str) -> None:
         """Note that a running task makes progress."""
 
-    async def complete(self, task_id: str, result: bytes, *, emits: Sequence[Emit] = ()) -> None:
+    async def complete(
+        self, task_id: str, result: bytes, *, emits: Sequence[Emit] = (), cache: Sequence[CachedAnswer] = ()
+    ) -> None:
         """End a running task: result and emitted messages in one transaction."""
 
     async def fail(self, task_id: str, error: str) -> None:
@@ -216,6 +243,9 @@ class TaskJournal(Protocol):
     async def channel_lost(self) -> None:
         """Un-acked rows that are not running will be redelivered: they wait for it and are not run unasked."""
 
+    async def close_unacked(self, *, after_s: float = 900.0) -> int:
+        """Close, without a message, rows whose redelivery has not come for so long: it went elsewhere; how many."""
+
     async def outbox(self, limit: int) -> list[OutboxMessage]:
         """Unsent messages, oldest first."""
 
@@ -233,6 +263,9 @@ class TaskJournal(Protocol):
 
     async def sync_failed(self, task_id: str, error: str, *, max_attempts: int) -> None:
         """Count an attempt that the database refused for this very row; parked after the last one, never dropped."""
+
+    async def retry_parked(self) -> int:
+        """Make every parked message and report due again with a fresh count; how many."""
 
     async def set_draining(self, draining: bool) -> None:
         """Keep in the journal whether the shard drains, so that a restart in mid-drain goes on draining."""
@@ -260,6 +293,14 @@ class TaskJournal(Protocol):
 
     async def wait_for_outbox(self, timeout_s: float) -> None:
         """Return when a message may have become due to be sent, at the latest after `timeout_s`."""
+
+    @property
+    def journal_uuid(self) -> str:
+        """Identity of the journal file."""
+
+    @property
+    def incarnation(self) -> str:
+        """`<boot id>:<epoch>` of this process."""
 
     async def close(self) -> None:
         """Finish what was begun, checkpoint, give up the lock."""

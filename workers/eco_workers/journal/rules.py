@@ -1,10 +1,10 @@
 """The rules of one task in one journal: what a delivery, a start, an end, a crash may change. Pure, no I/O.
 
-The SQLite journal, its in-memory twin and the exhaustive search of the hand-over all call these functions, so there is one
-copy of the rules and the search proves the copy that runs.
+The SQLite journal, its in-memory twin and the exhaustive search of the hand-over all call these functions, so there is
+one copy of the rules and the search proves the copy that runs.
 
-A task here is its `Standing`: the few facts that decide. `held` facts of the rest of the row (payload, times, attempts)
-never decide whether work could be lost.
+A task here is its `Standing`: the few facts that decide. The rest of a row (payload, times, attempts) says when and how
+a task runs, never who holds it.
 """
 
 from typing import Final, NamedTuple

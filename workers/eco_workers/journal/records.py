@@ -1,0 +1,200 @@
+"""The rows as they stand in the file, and their checksums.
+
+A row is a NamedTuple in the order in which the queries select, so reading one costs no more than making a tuple. The
+checksum comes first behind the id, then the values that may be large, then all others.
+"""
+
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from eco_workers.errors import JournalCorruptError
+from eco_workers.journal.model import Owner, State
+from eco_workers.journal.rules import REPORTED, Standing
+
+
+class TaskRow(NamedTuple):
+    """One row of `task_wal`. `state` and `owner` compare equal to the enums' members, whichever of the two they are."""
+
+    id: int | None
+    checksum: int
+    payload: bytes
+    result: bytes | None
+    task_id: str
+    task_name: str
+    queue: str
+    headers: str
+    state: str
+    owner: str
+    generation: int
+    attempts: int
+    version: int
+    messaged: int
+    awaiting_since: float | None
+    not_before: float | None
+    due_at: float | None
+    expires_at: float | None
+    emits: int
+    incarnation: str
+    salvaged: int
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    last_activity: float
+    error: str | None
+    sync_status: str
+    sync_retry_count: int
+    last_sync_attempt: float | None
+    sync_error: str | None
+
+    def standing(self) -> Standing:
+        """The facts that the rules look at."""
+        return Standing(
+            State(self.state),
+            Owner(self.owner),
+            self.generation,
+            self.awaiting_since is not None,
+            bool(self.messaged),
+        )
+
+    def sealed(self) -> "TaskRow":
+        """This row with the checksum of its values."""
+        return self._replace(checksum=task_checksum(self))
+
+
+class OutboxRow(NamedTuple):
+    """One row of `outbox`."""
+
+    id: int | None
+    checksum: int
+    body: bytes
+    message_id: str
+    task_id: str
+    kind: str
+    exchange: str
+    routing_key: str
+    headers: str
+    status: str
+    attempts: int
+    next_at: float
+    created_at: float
+    sent_at: float | None
+    error: str | None
+
+    def sealed(self) -> "OutboxRow":
+        """This row with the checksum of its values."""
+        return self._replace(checksum=outbox_checksum(self))
+
+
+class StepRow(NamedTuple):
+    """One row of `steps`."""
+
+    checksum: int
+    result: bytes
+    task_id: str
+    name: str
+    created_at: float
+
+
+class CacheRow(NamedTuple):
+    """One row of `gpt_cache`."""
+
+    checksum: int
+    response: bytes
+    key: str
+    model: str
+    created_at: float
+
+
+_TASK_FORMAT: Final = "%s\x1f" * (len(TaskRow._fields) - 4)
+_OUTBOX_FORMAT: Final = "%s\x1f" * (len(OutboxRow._fields) - 3)
+_STEP_FORMAT: Final = "%s\x1f" * (len(StepRow._fields) - 2)
+
+
+def task_checksum(row: TaskRow) -> int:
+    """CRC-32 of everything but the id: salvage may give a row another id."""
+    value = crc32(row[2], crc32((_TASK_FORMAT % row[4:]).encode()))
+    return value if row[3] is None else crc32(row[3], value) ^ 1
+
+
+def outbox_checksum(row: OutboxRow) -> int:
+    """CRC-32 of everything but the id."""
+    return crc32(row[2], crc32((_OUTBOX_FORMAT % row[3:]).encode()))
+
+
+def step_checksum(row: StepRow | CacheRow) -> int:
+    """CRC-32 of a checkpoint or of a cached answer."""
+    return crc32(row[1], crc32((_STEP_FORMAT % row[2:]).encode()))
+
+
+def text_checksum(*values: object) -> int:
+    """CRC-32 of a small record: a line of `meta`, or the ledger."""
+    return crc32("\x1f".join(map(str, values)).encode())
+
+
+def checked_task(row: TaskRow) -> TaskRow:
+    """Return the row if it is as it was written; raises JournalCorruptError."""
+    if row[1] != task_checksum(row):
+        raise JournalCorruptError(f"task row {row.id}: its checksum does not fit its values; run `eco-wal verify`")
+    return row
+
+
+def checked_outbox(row: OutboxRow) -> OutboxRow:
+    """Return the row if it is as it was written; raises JournalCorruptError."""
+    if row[1] != outbox_checksum(row):
+        raise JournalCorruptError(f"outbox row {row.id}: its checksum does not fit its values; run `eco-wal verify`")
+    return row
+
+
+def checked_step(row: StepRow) -> StepRow:
+    """Return the row if it is as it was written; raises JournalCorruptError."""
+    if row[0] != step_checksum(row):
+        raise JournalCorruptError(f"step {row.name!r}: its checksum does not fit its values; run `eco-wal verify`")
+    return row
+
+
+def checked_cache(row: CacheRow) -> CacheRow:
+    """Return the row if it is as it was written; raises JournalCorruptError."""
+    if row[0] != step_checksum(row):
+        raise JournalCorruptError(f"cached answer {row.key!r}: its checksum does not fit its values")
+    return row
+
+
+class Counters:
+    """Rows by state and by what they owe, kept in step with each change so that nobody needs to count."""
+
+    NAMES: Final = (
+        "completed",
+        "failed",
+        "timeout",
+        "republished",
+        "unsynced",
+        "sync_parked",
+        "outbox_unsent",
+        "outbox_parked",
+    )
+
+    def __init__(self, values: tuple[int, ...] = (0,) * 8) -> None:
+        self.values = dict(zip(self.NAMES, values, strict=True))
+
+    def task(self, before: TaskRow | None, after: TaskRow | None) -> None:
+        """Account for a change of a task row; None stands for a row that does not exist."""
+        for row, change in ((before, -1), (after, 1)):
+            if row is None or row.ended_at is None:
+                continue
+            self.values[str(row.state)] += change
+            if row.state in REPORTED and row.sync_status != "synced":
+                self.values["unsynced" if row.sync_status == "pending" else "sync_parked"] += change
+
+    def outbox(self, before: str | None, after: str | None) -> None:
+        """Account for a change of an outbox row's status."""
+        for status, change in ((before, -1), (after, 1)):
+            if status in {"unsent", "parked"}:
+                self.values[f"outbox_{status}"] += change
+
+    def snapshot(self) -> tuple[int, ...]:
+        """The counters in the order of `NAMES`."""
+        return tuple(self.values.values())
+
+    def restore(self, values: tuple[int, ...]) -> None:
+        """Go back to a snapshot: the changes since then were rolled back."""
+        self.values = dict(zip(self.NAMES, values, strict=True))

@@ -1,0 +1,149 @@
+"""One open journal as the writer thread drives it: connection, operations, epoch, log, volume."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import apsw
+
+from eco_workers.errors import EcoWorkerError, JournalRefusedError
+from eco_workers.journal.failpoints import reached
+from eco_workers.journal.queries import QUERIES
+from eco_workers.journal.space import Space, Volume
+from eco_workers.journal.sqlite_rows import SqliteRows
+from eco_workers.journal.upkeep import Upkeep
+
+_PAGE_BYTES: Final = 4096
+_FRAME_BYTES: Final = _PAGE_BYTES + 24
+
+
+class SqliteSession:
+    """Implements the writer's `Session` on one apsw connection."""
+
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        operations: Upkeep,
+        space: Space,
+        queries: Mapping[str, str] = QUERIES,
+        mark: Callable[[EcoWorkerError], None] | None = None,
+    ) -> None:
+        rows = operations.rows
+        assert isinstance(rows, SqliteRows)  # noqa: S101  # this session exists for that store only
+        self.rows = rows
+        self.operations = operations
+        self.space = space
+        self.volume: Volume = space.look()
+        self._connection = connection
+        self._mark = mark
+        self._begin = queries["begin"]
+        self._commit = queries["commit"]
+        self._rollback = queries["rollback"]
+        self._savepoint = queries["savepoint"]
+        self._release = queries["release"]
+        self._rollback_operation = queries["rollback_operation"]
+        self._counters_at_begin = rows.counters.snapshot()
+        self._wal_pages = 0
+        self._looked_at = time.monotonic()
+        connection.set_wal_hook(self._note_wal)
+
+    def begin(self) -> None:
+        """Open the transaction and check the epoch: a higher one means that another process took the journal over."""
+        self._connection.execute(self._begin)
+        found = self.rows.epoch_in_file()
+        if found != self.rows.epoch:
+            raise JournalRefusedError(
+                f"write to journal {self.space.path}: its epoch is {found}, this process opened it as"
+                f" {self.rows.epoch}; another process has taken it over, this one must exit"
+            )
+        self._counters_at_begin = self.rows.counters.snapshot()
+
+    def run(self, operation: Callable[[Any], Any]) -> Any:
+        """Run one operation in a savepoint."""
+        connection = self._connection
+        counters = self.rows.counters.snapshot()
+        connection.execute(self._savepoint)
+        try:
+            value = operation(self.operations)
+        except BaseException:
+            self.rows.counters.restore(counters)
+            if connection.in_transaction:
+                connection.execute(self._rollback_operation)
+                connection.execute(self._release)
+            raise
+        connection.execute(self._release)
+        return value
+
+    def commit(self) -> None:
+        """Write the counters if they changed, then commit."""
+        if self.rows.counters.snapshot() != self._counters_at_begin:
+            self.rows.write_ledger()
+        self._connection.execute(self._commit)
+
+    def abandon(self) -> None:
+        """Undo the group."""
+        self.rows.counters.restore(self._counters_at_begin)
+        if self._connection.in_transaction:
+            self._connection.execute(self._rollback)
+
+    def in_transaction(self) -> bool:
+        """Whether the group's transaction still stands."""
+        return self._connection.in_transaction
+
+    def after_commit(self) -> None:
+        """Checkpoint a log that has grown, and look at the volume now and then."""
+        limits = self.operations.context.limits
+        if self._wal_pages >= limits.checkpoint_wal_pages:
+            self.checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+        if time.monotonic() - self._looked_at >= limits.volume_poll_s:
+            self.look()
+
+    def idle(self) -> None:
+        """Use a pause for the checkpoint that would otherwise come in the middle of work."""
+        if self._wal_pages:
+            self.checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self.look()
+
+    def look(self) -> None:
+        """Look at the volume."""
+        self._looked_at = time.monotonic()
+        self.volume = self.space.judge()
+
+    def on_full(self) -> None:
+        """Make room by freeing the ballast, then move the log into the database so that it can be used anew."""
+        if self.space.free_ballast():
+            self.checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self.volume = self.space.look()
+
+    def checkpoint(self, mode: int) -> int:
+        """Move the log into the database file; pages moved."""
+        reached("checkpoint.before")
+        in_log, moved = self._connection.wal_checkpoint(mode=mode)
+        reached("checkpoint.after")
+        # A reader in the way leaves pages in the log: try again only after as many more.
+        self._wal_pages = 0
+        context = self.operations.context
+        if moved >= in_log:
+            context.last_checkpoint = context.clock()
+        return max(0, moved)
+
+    def on_broken(self, error: EcoWorkerError) -> None:
+        """Leave a mark for the next open."""
+        if self._mark is not None:
+            self._mark(error)
+
+    def close(self, *, untouched: bool) -> None:
+        """Move the log, cut it off, close; a damaged journal is closed as it is."""
+        reached("close.before")
+        try:
+            if untouched:
+                self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            elif not self._connection.in_transaction:
+                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        finally:
+            self._connection.close()
+        reached("close.after")
+
+    def _note_wal(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
