@@ -208,7 +208,7 @@ async def dead_letter_reason(stage: Stage, mark: str, body: bytes) -> str:
 
 async def test_kubectl_get_walsyncs_shows_an_unreachable_database_and_its_return(stage: Stage) -> None:
     """The run's database lets nobody in for a while: the columns must say so, and drain to zero afterwards."""
-    async with columns(stage.kubectl, stage.plan.name, "walsyncs") as lines:
+    async with columns(stage.proxy, stage.plan.name, "walsyncs") as lines:
         await allow_connections(stage, allowed=False)
         await publish(stage)
 

@@ -49,7 +49,7 @@ def test_each_kill_fell_in_mid_work_and_left_unfinished_tasks_to_take_up(outcome
 @pytest.mark.parametrize("number", [0, 1])
 def test_kubectl_get_does_not_say_healthy_while_a_shard_is_down(outcome: Outcome, number: int) -> None:
     blow = outcome.blows[number]
-    assert troubled(outcome, blow), [line.text for line in outcome.workers.since(blow.at)]
+    assert troubled(outcome, blow), outcome.workers.text(since=blow.at)
 
 
 def troubled(outcome: Outcome, blow: Blow) -> bool:

@@ -9,10 +9,9 @@ from eco_crds.wal import JournalMode, WalCounts, WalReport
 from eco_lab.demo.kubectl import WorkerPod
 from eco_lab.demo.narration import Narrator
 from eco_lab.demo.trouble import strike
-from eco_lab.demo.watch import Sight, Watch, cell
+from eco_lab.demo.watch import Columns, Line, Sight, Watch
 from eco_lab.errors import NotReadyError
 
-HEADER = "NAME      READY   WAL       PENDING   OLDEST   UNSYNCED   DISK%   AGE"
 POD = WorkerPod("storage-0-a", "u1", "storage-0", "n1", running=True, ready=True, terminating=False, restarts=0)
 
 
@@ -46,17 +45,16 @@ def watch(*reports: WalReport | None) -> Watch:
     return Watch(Cluster(*reports), "demo")  # type: ignore[arg-type]  # the two methods it calls are there
 
 
-def test_a_cell_is_found_below_its_title() -> None:
-    line = "storage   1/2     Unknown   >=12      4s       >=3        12      5m"
-    assert cell(HEADER, line, "READY") == "1/2"
-    assert cell(HEADER, line, "WAL") == "Unknown"
-    assert cell(HEADER, line, "AGE") == "5m"
-
-
-def test_an_empty_cell_is_empty_and_not_its_neighbour() -> None:
-    line = "storage   2/2     Healthy   0                  0          12      5m"
-    assert cell(HEADER, line, "OLDEST") == ""
-    assert cell(HEADER, line, "UNSYNCED") == "0"
+def test_rows_are_told_apart_by_their_titles_and_aligned_below_them() -> None:
+    seen = Columns("ecoworkers", ("NAME", "READY", "OLDEST", "AGE"))
+    seen.lines = [Line(10.0, ("storage", "2/2", "", "5m")), Line(12.5, ("storage", "1/2", "4s", "5m"))]
+    assert seen.values("READY") == ["2/2", "1/2"]
+    assert seen.values("READY", since=11.0) == ["1/2"]
+    assert seen.text(since=10.0).splitlines() == [
+        "NAME      READY   OLDEST   AGE",
+        "storage   2/2              5m    +0.0 s",
+        "storage   1/2     4s       5m    +2.5 s",
+    ]
 
 
 async def test_what_is_owed_counts_rows_messages_and_results() -> None:

@@ -5,6 +5,7 @@ credentials of the kubeconfig, on any cluster.
 """
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -24,6 +25,8 @@ FIELD_MANAGER: Final = "eco-lab-demo"
 TIMEOUT_S: Final = 60.0
 PROXY_START_S: Final = 15.0
 POLL_TIMEOUT_S: Final = 2.0
+STREAM_PAUSE_S: Final = 0.5
+STREAM_LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,18 @@ class ApiProxy:
         except (TimeoutError, aiohttp.ClientConnectionError, json.JSONDecodeError):
             return None
 
+    async def stream(self, path: str, *, accept: str) -> AsyncIterator[Any]:
+        """Events of a watch, until the server ends it; then it is begun again."""
+        while True:
+            with contextlib.suppress(aiohttp.ClientConnectionError, TimeoutError):
+                async with self.session.get(
+                    self.url + path, headers={"Accept": accept}, timeout=aiohttp.ClientTimeout(total=None)
+                ) as response:
+                    response.raise_for_status()
+                    async for line in response.content:
+                        yield json.loads(line)
+            await asyncio.sleep(STREAM_PAUSE_S)
+
     async def worker_pods(self, namespace: str) -> list[WorkerPod]:
         """Pods of all shards in a namespace, in the order of their names."""
         path = f"/api/v1/namespaces/{namespace}/pods?labelSelector={LABEL_SHORT_COMPONENT}%3D{COMPONENT_WORKER}"
@@ -158,7 +173,9 @@ async def api_proxy(kubectl: Kubectl) -> AsyncIterator[ApiProxy]:
     )
     try:
         url = await _served_at(process)
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=POLL_TIMEOUT_S)) as session:
+        async with aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=POLL_TIMEOUT_S), read_bufsize=STREAM_LINE_BYTES_MAX
+        ) as session:
             yield ApiProxy(url, session)
     finally:
         if process.returncode is None:

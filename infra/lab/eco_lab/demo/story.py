@@ -95,8 +95,8 @@ async def run(lab: LabEnvironment, plan: Plan, narrator: Narrator) -> Outcome:
     """Play the whole story on a lab that is up."""
     async with AsyncExitStack() as stack:
         stage = await set_up(lab, plan, narrator, stack)
-        workers = await stack.enter_async_context(columns(stage.kubectl, plan.name, "ecoworkers"))
-        syncs = await stack.enter_async_context(columns(stage.kubectl, plan.name, "walsyncs"))
+        workers = await stack.enter_async_context(columns(stage.proxy, plan.name, "ecoworkers"))
+        syncs = await stack.enter_async_context(columns(stage.proxy, plan.name, "walsyncs"))
         before = await begin_work(stage)
         with narrator.chapter("work under blows"):
             blows, broker_s = await strike_thrice(stage, workers)
@@ -218,7 +218,7 @@ async def _strike(stage: Stage, workers: Columns, shard: str, what: str, kill: K
         f" it found {struck.recovered} unfinished tasks in its journal"
     )
     narrator.say("what `kubectl get ecoworkers --watch` printed meanwhile:")
-    narrator.show("\n".join([workers.header, *(line.text for line in workers.since(struck.at))]))
+    narrator.show(workers.text(since=struck.at))
     return struck
 
 

@@ -1,22 +1,23 @@
 """Eyes on a run: what each shard's journal says, several times a second, and what `kubectl get --watch` would show.
 
 `Watch` keeps the newest sight of each shard; the story waits on it with a deadline and never sleeps for a fixed time.
-`Columns` records every line that a person with `kubectl get ecoworkers --watch` would have seen, with its time.
+`Columns` records every row that a person with `kubectl get ecoworkers --watch` would have seen, with its time.
 """
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+from eco_crds.contract import API_VERSION
 from eco_crds.wal import WalReport
-from eco_lab.demo.kubectl import ApiProxy, Kubectl, WorkerPod
+from eco_lab.demo.kubectl import ApiProxy, WorkerPod
 from eco_lab.errors import NotReadyError
 
 PERIOD_S: Final = 0.2
+TABLE: Final = "application/json;as=Table;v=v1;g=meta.k8s.io"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,74 +92,63 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of `kubectl get --watch` with the moment it was printed."""
+    """One row of the table at one moment."""
 
     at: float
-    text: str
+    cells: tuple[str, ...]
 
 
 @dataclass
 class Columns:
-    """Lines of `kubectl get KIND --watch` since the start, the header first."""
+    """The rows that `kubectl get KIND --watch` prints, since the start.
+
+    They come from the same request that kubectl makes (the API server computes the columns). kubectl's own output would
+    have to be taken apart again, and cannot be: an empty cell is blank there, and columns widen as it goes.
+    """
 
     kind: str
-    header: str = ""
+    titles: tuple[str, ...] = ()
     lines: list[Line] = field(default_factory=list)
 
     def since(self, moment: float) -> list[Line]:
-        """Lines printed at or after a moment."""
+        """Rows printed at or after a moment."""
         return [line for line in self.lines if line.at >= moment]
 
-    def values(self, column: str, since: float = 0.0) -> list[str]:
+    def values(self, title: str, since: float = 0.0) -> list[str]:
         """What stood in a column, over time."""
-        return [cell(self.header, line.text, column) for line in self.since(since)]
+        place = self.titles.index(title)
+        return [line.cells[place] for line in self.since(since)]
 
-    def last(self) -> str:
-        """The newest line below the header."""
-        return f"{self.header}\n{self.lines[-1].text}" if self.lines else f"(no {self.kind} yet)"
-
-
-def cell(header: str, line: str, column: str) -> str:
-    """The value below a title. kubectl keeps two or more blanks between cells and only ever widens its columns.
-
-    A cell that is empty leaves fewer cells than titles; then the position below the title decides.
-    """
-    titles = header.split()
-    place = titles.index(column)
-    cells = re.split(r" {2,}", line.strip())
-    if len(cells) == len(titles):
-        return cells[place]
-    start = header.index(column)
-    end = header.index(titles[place + 1], start + len(column)) if place + 1 < len(titles) else None
-    return line[start:end].strip()
+    def text(self, since: float = 0.0) -> str:
+        """Header and rows, aligned as kubectl aligns them, with the seconds since the moment behind."""
+        lines = self.since(since)
+        rows = [self.titles, *(line.cells for line in lines)]
+        widths = [max(len(row[place]) for row in rows) + 3 for place in range(len(self.titles))]
+        notes = ["", *(f"+{line.at - since:.1f} s" if since else "" for line in lines)]
+        padded = ("".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+        return "\n".join(f"{text}{note}".rstrip() for text, note in zip(padded, notes, strict=True))
 
 
 @asynccontextmanager
-async def columns(kubectl: Kubectl, namespace: str, kind: str) -> AsyncIterator[Columns]:
-    """Record `kubectl get KIND --watch` for as long as the body runs."""
-    process = await asyncio.create_subprocess_exec(
-        *kubectl.command("get", kind, "-n", namespace, "--watch"),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
+async def columns(proxy: ApiProxy, namespace: str, kind: str) -> AsyncIterator[Columns]:
+    """Record the rows of one of our kinds for as long as the body runs."""
     record = Columns(kind)
-    reader = asyncio.create_task(_record(process, record), name=f"watch {kind}")
+    reader = asyncio.create_task(_record(proxy, namespace, record), name=f"watch {kind}")
     try:
         yield record
     finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-        await reader
+        reader.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
 
 
-async def _record(process: asyncio.subprocess.Process, record: Columns) -> None:
-    if process.stdout is None:
-        return
-    async for raw in process.stdout:
-        text = raw.decode().rstrip()
-        if text.startswith("NAME "):
-            record.header = text
-        else:
-            record.lines.append(Line(time.monotonic(), text))
+async def _record(proxy: ApiProxy, namespace: str, record: Columns) -> None:
+    path = f"/apis/{API_VERSION}/namespaces/{namespace}/{record.kind}?watch=true"
+    async for event in proxy.stream(path, accept=TABLE):
+        table = event.get("object", {})
+        definitions = table.get("columnDefinitions")
+        if definitions:
+            shown = [place for place, column in enumerate(definitions) if column.get("priority", 0) == 0]
+            record.titles = tuple(definitions[place]["name"].upper() for place in shown)
+        for row in table.get("rows", []):
+            cells = tuple("" if row["cells"][place] is None else str(row["cells"][place]) for place in shown)
+            record.lines.append(Line(time.monotonic(), cells))
