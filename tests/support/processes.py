@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def scratch_directory(parent: Path | None = None) -> Path:
+    """A new directory that servers which run as another user can reach; the caller removes it."""
+    made = Path(tempfile.mkdtemp(prefix="eco-test-", dir=parent))
+    made.chmod(0o755)
+    return made
 
 
 def wait_for(condition: Callable[[], bool], what: str, *, timeout_s: float = START_TIMEOUT_S) -> None:
