@@ -1,4 +1,7 @@
-"""`python -m eco_crds [DIRECTORY]` writes the CustomResourceDefinitions, one file a kind."""
+"""`python -m eco_crds [DIRECTORY ...]` writes the CustomResourceDefinitions, one file a kind.
+
+A chart can only carry files of its own directory, so they are written twice: for people and for the chart.
+"""
 
 import argparse
 import sys
@@ -27,15 +30,17 @@ def render(kind: Kind) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write all manifests and name each file that was written."""
+    root = Path(__file__).resolve().parents[2]
+    everywhere = [root / "crds" / "manifests", root / "charts" / "eco-operator" / "files" / "crds"]
     parser = argparse.ArgumentParser(prog="python -m eco_crds", description="Write the CustomResourceDefinitions.")
-    default = Path(__file__).resolve().parent.parent / "manifests"
-    parser.add_argument("directory", nargs="?", type=Path, default=default, help="where to (default: %(default)s)")
-    directory: Path = parser.parse_args(arguments).directory
-    directory.mkdir(parents=True, exist_ok=True)
-    for kind in KINDS:
-        path = directory / f"{kind.crd_name}.yaml"
-        path.write_text(render(kind), encoding="utf-8")
-        sys.stdout.write(f"{path}\n")
+    where = "where to; crds/manifests and the operator's chart when not given"
+    parser.add_argument("directory", nargs="*", type=Path, default=everywhere, help=where)
+    for directory in parser.parse_args(arguments).directory:
+        directory.mkdir(parents=True, exist_ok=True)
+        for kind in KINDS:
+            path = directory / f"{kind.crd_name}.yaml"
+            path.write_text(render(kind), encoding="utf-8")
+            sys.stdout.write(f"{path}\n")
     return 0
 
 

@@ -1,0 +1,65 @@
+{{/* Name of every object of the release; of the usual release name the name of the chart stays as it is. */}}
+{{- define "eco-operator.fullname" -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "eco-operator.selectorLabels" -}}
+app.kubernetes.io/name: eco-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "eco-operator.labels" -}}
+{{ include "eco-operator.selectorLabels" . }}
+app.kubernetes.io/part-of: eco
+app.kubernetes.io/component: operator
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{/* Not eco-operator: by that label the operator knows the objects it builds itself. */ -}}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "eco-operator.serviceAccountName" -}}
+{{- .Values.serviceAccount.name | default (include "eco-operator.fullname" .) -}}
+{{- end -}}
+
+{{- define "eco-operator.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{- printf "%s@%s" .repository .digest -}}
+{{- else -}}
+{{- printf "%s:%s" .repository (.tag | default $.Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+What the operator does in a namespace it serves. Server-side apply of an object that may not be there yet takes create
+and patch. Nothing may delete a claim: a journal is never thrown away by this role.
+*/}}
+{{- define "eco-operator.rules" -}}
+- apiGroups: [eco.growbin.app]
+  resources: [ecoworkers, walsyncs]
+  verbs: [get, list, watch]
+- apiGroups: [eco.growbin.app]
+  resources: [ecoworkers/status, walsyncs/status]
+  verbs: [patch]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [persistentvolumeclaims, secrets, services]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create]
+{{- end -}}

@@ -1,0 +1,49 @@
+"""Charts as Helm renders them."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from eco_lab import environment
+from tests.support.parts import require
+
+CHARTS: Final = Path(__file__).parents[2] / "charts"
+HELM_TIMEOUT_S: Final = 60
+Manifest = dict[str, Any]
+
+
+def helm() -> str:
+    """Path of Helm: `ECO_TEST_HELM`, the one on the PATH, or that of a lab that is up."""
+    lab = environment.load()
+    of_lab = str(lab.helm) if lab is not None and lab.helm else None
+    found = os.environ.get("ECO_TEST_HELM") or shutil.which("helm") or of_lab
+    require(found, "helm (on the PATH, by ECO_TEST_HELM, or of the lab: `eco-lab up --with helm`)")
+    return str(found)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Helm; the caller looks at the exit status."""
+    command = [helm(), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=HELM_TIMEOUT_S, check=False)
+
+
+def template(chart: str, *arguments: str, namespace: str = "eco-system") -> subprocess.CompletedProcess[str]:
+    """Render a chart under its own name."""
+    options = ("--kube-version", "1.34.0", "--namespace", namespace)
+    return run("template", chart, str(CHARTS / chart), *options, *arguments)
+
+
+def render(chart: str, *arguments: str, namespace: str = "eco-system") -> list[Manifest]:
+    """The objects of a chart."""
+    done = template(chart, *arguments, namespace=namespace)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def by_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
+    """Those of one kind."""
+    return [it for it in manifests if it["kind"] == kind]
