@@ -81,7 +81,7 @@ class Operations:
     def _accept_known(self, task: NewTask, owner: Owner, now: float) -> Verdict:
         row = self._load(task.task_id)
         verdict, standing = rules.accept(row.standing(), task.generation, owner)
-        if verdict == Verdict.DUPLICATE:
+        if verdict == Verdict.DUPLICATE and standing == row.standing():
             return verdict
         after = _with(row, standing, version=row.version + 1, last_activity=now)
         if verdict == Verdict.REDELIVERED:

@@ -78,9 +78,11 @@ def accept(row: Standing | None, generation: int, owner: Owner) -> Accepted:
             # Whatever its generation, this delivery is the holder from now on. Calling an older one a duplicate would
             # let it be acked, and the row would wait for a redelivery that no longer exists.
             return Accepted(Verdict.REDELIVERED, Standing(row.state, owner, higher))
+        # A delivery that will be acked takes the whole task along: once it is gone the broker may hold no other.
+        held = take_over(row) if owner == Owner.JOURNAL else row
         if generation > row.generation:
-            return Accepted(Verdict.RAISED, row._replace(generation=generation))
-        return Accepted(Verdict.DUPLICATE, row)
+            return Accepted(Verdict.RAISED, held._replace(generation=generation))
+        return Accepted(Verdict.DUPLICATE, held)
     if row.state == State.COMPLETED:
         return Accepted(Verdict.DUPLICATE, row)
     unmessaged = row.state == State.REPUBLISHED and not row.messaged
