@@ -1,0 +1,179 @@
+"""The operator's chart on a real API server: every object is accepted, and its rights suffice and go no further."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from eco_crds import contract
+from tests.support.api import ROOT, Api, connect
+from tests.support.cases import merge, valid
+from tests.support.charts import by_kind, render
+
+pytestmark = pytest.mark.cluster
+
+DEADLINE_S = 30.0
+RELEASE = ("--set", "rbac.aggregate=false")
+
+
+@pytest.fixture(scope="module")
+def api(request: pytest.FixtureRequest) -> Iterator[Api]:
+    """A namespace of its own, which is the operator's and the one it serves."""
+    found = connect(request)
+    found.must("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds/manifests"))
+    name = f"chart-{uuid.uuid4().hex[:8]}"
+    found.must("create", "namespace", name)
+    yield replace(found, namespace=name)
+    found.must("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def installed(api: Api) -> str:
+    """Name of the service account, with the rights that the chart gives it in this namespace."""
+    manifests = render("eco-operator", *RELEASE, "--set", f"namespaces={{{api.namespace}}}", namespace=api.namespace)
+    for kind in ("ServiceAccount", "Role", "RoleBinding"):
+        for manifest in by_kind(manifests, kind):
+            api.must("apply", "-f", "-", given=manifest)
+    return "eco-operator"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--set", "namespaces={NAMESPACE}")], ids=["cluster", "namespace"])
+def test_the_server_takes_every_object_of_the_chart(api: Api, arguments: tuple[str, ...]) -> None:
+    chosen = [it.replace("NAMESPACE", api.namespace) for it in arguments]
+    for manifest in render("eco-operator", *chosen, namespace=api.namespace):
+        api.must("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-", given=manifest)
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "allowed"),
+    [
+        ("watch", "ecoworkers.eco.growbin.app", True),
+        ("patch", "ecoworkers.eco.growbin.app --subresource=status", True),
+        ("create", "deployments.apps", True),
+        ("delete", "deployments.apps", True),
+        ("patch", "persistentvolumeclaims", True),
+        ("update", "leases.coordination.k8s.io/eco-operator", True),
+        ("delete", "persistentvolumeclaims", False),
+        ("delete", "ecoworkers.eco.growbin.app", False),
+        ("patch", "ecoworkers.eco.growbin.app", False),
+        ("delete", "pods", False),
+        ("create", "pods --subresource=exec", False),
+        ("delete", "secrets", False),
+        ("update", "leases.coordination.k8s.io/another", False),
+        ("create", "rolebindings.rbac.authorization.k8s.io", False),
+        ("list", "nodes", False),
+    ],
+)
+def test_the_operator_may_do_what_it_must_and_nothing_else(
+    api: Api, installed: str, verb: str, resource: str, allowed: bool
+) -> None:
+    who = f"system:serviceaccount:{api.namespace}:{installed}"
+    answer = api.run("auth", "can-i", verb, *resource.split(), f"--as={who}")
+    assert answer.accepted is allowed, answer.text
+
+
+def test_another_namespace_is_out_of_reach(api: Api, installed: str) -> None:
+    who = f"system:serviceaccount:{api.namespace}:{installed}"
+    elsewhere = replace(api, namespace="default")
+    assert api.run("auth", "can-i", "list", "secrets", f"--as={who}").accepted
+    assert not elsewhere.run("auth", "can-i", "list", "secrets", f"--as={who}").accepted
+
+
+def test_the_operator_brings_up_an_ecoworker_with_these_rights_alone(api: Api, installed: str, tmp_path: Path) -> None:
+    """The whole of a life: made, scaled in, synced, deleted; not one request is refused."""
+    with operator(api, installed, tmp_path) as log:
+        wanted = merge(valid("ecoworkers"), {"spec": {"image": "eco-worker:test"}})
+        api.must("apply", "-f", "-", "-f", str(ROOT / "crds/examples/walsync-storage.yaml"), given=wanted)
+        for kind, name in (
+            ("deployment", "storage-0"),
+            ("deployment", "storage-1"),
+            ("pvc", "wal-storage-1"),
+            ("service", "storage"),
+            ("secret", "storage-admin-token"),
+            ("configmap", "storage-sync"),
+        ):
+            wait_for(partial(exists, api, kind, name), f"{kind} {name}", log)
+        wait_for(lambda: bool(ready_condition(api)), "a condition Ready", log)
+        assert ready_condition(api)["status"] != "True"
+        shown = api.must("get", "ecoworker", "storage").splitlines()[1].split()
+        assert shown[1:3] == ["0/2", "Unknown"]
+        api.must("delete", "walsync", "storage")
+        wait_for(lambda: not exists(api, "configmap", "storage-sync"), "the end of the sync", log)
+        api.must("delete", "ecoworker", "storage")
+        wait_for(lambda: "wal-storage-0" in events(api), "an event on the kept claim", log)
+        assert exists(api, "pvc", "wal-storage-0")
+    written = log.read_text()
+    assert "storage" in written
+    assert not [line for line in written.splitlines() if "403" in line or "forbidden" in line.lower()]
+
+
+@contextmanager
+def operator(api: Api, account: str, tmp_path: Path) -> Iterator[Path]:
+    """The operator as a process, which knows nothing but the token of its service account."""
+    log = tmp_path / "operator.log"
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(credentials(api, account)))
+    settings = {
+        "KUBECONFIG": str(kubeconfig),
+        "ECO_OPERATOR_NAMESPACES": api.namespace,
+        "ECO_OPERATOR_LEASE_NAMESPACE": api.namespace,
+        "ECO_OPERATOR_HTTP_HOST": "127.0.0.1",
+        "ECO_OPERATOR_HTTP_PORT": "0",
+        "ECO_OPERATOR_PROBE_INTERVAL_S": "1",
+        "ECO_OPERATOR_STATUS_INTERVAL_S": "1",
+    }
+    command = [sys.executable, "-m", "eco_operator", "run"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=output, stderr=output)
+        try:
+            yield log
+        finally:
+            process.terminate()
+            status = process.wait(timeout=DEADLINE_S)
+    assert status == 0, log.read_text()[-4000:]
+
+
+def credentials(api: Api, account: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(api.must("config", "view", "--raw", "--flatten", "--minify", "-o", "json"))
+    token = api.must("create", "token", account).strip()
+    config["users"] = [{"name": account, "user": {"token": token}}]
+    config["contexts"][0]["context"] |= {"user": account, "namespace": api.namespace}
+    return config
+
+
+def exists(api: Api, kind: str, name: str) -> bool:
+    return api.run("get", kind, name).accepted
+
+
+def ready_condition(api: Api) -> dict[str, Any]:
+    conditions = api.get("ecoworker", "storage").get("status", {}).get("conditions", [])
+    return next((it for it in conditions if it["type"] == "Ready"), {})
+
+
+def events(api: Api) -> str:
+    return api.must("get", "events", "-o", "jsonpath={range .items[*]}{.involvedObject.name} {.reason}{'\\n'}{end}")
+
+
+def wait_for(state: Callable[[], bool], what: str, log: Path) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not state():
+        assert time.monotonic() < deadline, f"waited {DEADLINE_S:g} s for {what}: {log.read_text()[-4000:]}"
+
+
+def test_users_see_both_kinds_by_the_clusters_own_roles() -> None:
+    manifests = render("eco-operator")
+    labels = {it["metadata"]["name"]: it["metadata"]["labels"] for it in by_kind(manifests, "ClusterRole")}
+    assert labels["eco-operator-view"]["rbac.authorization.k8s.io/aggregate-to-view"] == "true"
+    assert "rbac.authorization.k8s.io/aggregate-to-view" not in labels["eco-operator-edit"]
+    assert labels["eco-operator"][contract.LABEL_NAME] == "eco-operator"
