@@ -61,3 +61,27 @@ class JournalCorruptError(JournalError):
 
 class TaskFailedError(EcoWorkerError):
     """A task says that it cannot succeed however often it runs: no further attempt, dead letter at once."""
+
+
+class BrokerUnavailableError(EcoWorkerError):
+    """The broker cannot be reached, or took away the connection. Nothing is known to be published: try again later."""
+
+
+class TopologyError(EcoWorkerError):
+    """A queue or an exchange exists with other arguments than ours. Names it; the broker's operator must decide."""
+
+
+class ObjectStoreError(EcoWorkerError):
+    """The object store did not answer as it should. Worth another attempt later."""
+
+
+class ObjectMismatchError(EcoWorkerError):
+    """An object of that key exists already and holds other bytes. Names the key and both checksums."""
+
+
+class PictureError(EcoWorkerError):
+    """The bytes are no picture that may be worked on. Says what is wrong and the bound; another attempt is no use."""
+
+
+class SyncUnavailableError(EcoWorkerError):
+    """PostgreSQL cannot be reached or refuses to serve for now: no row is to blame, no attempt is counted."""

@@ -1,0 +1,174 @@
+"""Connections, and a channel that takes deliveries off the wire without a task for each.
+
+aiormq starts an asyncio task per delivery, which costs as much as reading it from the socket. `DeliveryChannel`
+replaces that one method and appends to a list. It also pushes back: while the bytes that wait to be worked on exceed
+their bound, the channel stops reading, and TCP stops the broker.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiormq
+from aiormq.channel import Channel
+from aiormq.connection import Connection
+from pamqp import commands as spec
+from pamqp.body import ContentBody
+from pamqp.header import ContentHeader
+from yarl import URL
+
+from eco_workers.errors import BrokerUnavailableError
+
+CONNECT_TIMEOUT_S = 10.0
+CHANNEL_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 5.0
+HEARTBEAT_S = 20
+FRAMES_BUFFERED_MAX = 4096
+# What the broker and the way to it may do to us; everything else is a defect and must surface.
+CONNECTION_ERRORS = (aiormq.exceptions.AMQPError, OSError, TimeoutError, RuntimeError, EOFError)
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One message as it came off the wire."""
+
+    tag: int
+    queue: str
+    body: bytes
+    properties: spec.Basic.Properties
+    redelivered: bool
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """Application headers; empty when there are none."""
+        return self.properties.headers or {}
+
+
+class Inbox:
+    """Deliveries that wait to be worked on, bounded in bytes."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._deliveries: list[Delivery] = []
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def __len__(self) -> int:
+        return len(self._deliveries)
+
+    async def put(self, delivery: Delivery) -> None:
+        """Add one; waits while the inbox is over its bound, which stops the channel that reads."""
+        self._deliveries.append(delivery)
+        self._arrived.set()
+        self._bytes += len(delivery.body)
+        if self._bytes > self._bytes_max:
+            self._room.clear()
+            await self._room.wait()
+
+    async def take(self) -> list[Delivery]:
+        """All that waits, at least one."""
+        await self._arrived.wait()
+        taken = self._deliveries
+        self._deliveries = []
+        self._bytes = 0
+        self._arrived.clear()
+        self._room.set()
+        return taken
+
+
+class DeliveryChannel(Channel):
+    """A channel whose deliveries go to an inbox."""
+
+    def __init__(self, connection: Connection, number: int, inbox: Inbox) -> None:
+        super().__init__(connection, number, publisher_confirms=False, frame_buffer=FRAMES_BUFFERED_MAX)
+        self._inbox = inbox
+        self.queues: dict[str, str] = {}
+        """Queue of each consumer tag."""
+
+    async def _on_deliver_frame(self, frame: spec.Basic.Deliver) -> None:
+        header = await self._get_frame()
+        if not isinstance(header, ContentHeader):
+            raise TypeError(f"delivery {frame.delivery_tag}: want a content header, got {header!r}")
+        size = header.body_size or 0
+        parts: list[bytes] = []
+        while size > 0:
+            content = await self._get_frame()
+            if not isinstance(content, ContentBody):
+                raise TypeError(f"delivery {frame.delivery_tag}: want a body, got {content!r}")
+            parts.append(content.value)
+            size -= len(content.value)
+        await self._inbox.put(
+            Delivery(
+                tag=int(frame.delivery_tag or 0),
+                queue=self.queues.get(frame.consumer_tag or "", frame.routing_key or ""),
+                body=parts[0] if len(parts) == 1 else b"".join(parts),
+                properties=header.properties,
+                redelivered=bool(frame.redelivered),
+            ),
+        )
+
+
+async def connect(url: str, name: str) -> Connection:
+    """Open a connection that the broker lists under `name`; raises BrokerUnavailableError."""
+    target = URL(url)
+    # A person's own value in the URL wins.
+    target = target.with_query({"name": name, "heartbeat": str(HEARTBEAT_S)} | dict(target.query))
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            connection = Connection(target)
+            await connection.connect()
+    except CONNECTION_ERRORS as error:
+        raise BrokerUnavailableError(
+            f"connect to the broker at {target.host}:{target.port}: {describe(error)}"
+        ) from error
+    return connection
+
+
+async def open_delivery_channel(connection: Connection, inbox: Inbox) -> DeliveryChannel:
+    """Open the channel on which deliveries arrive; the connection is ours alone, so number 1 is free."""
+    channel = DeliveryChannel(connection, 1, inbox)
+    connection.channels[1] = channel
+    await channel.open(timeout=CHANNEL_TIMEOUT_S)
+    return channel
+
+
+async def open_publishing_channel(connection: Connection) -> Channel:
+    """Open a channel with confirms that raises for a message which reaches no queue."""
+    channel = await connection.channel(publisher_confirms=True, timeout=CHANNEL_TIMEOUT_S, on_return_raises=True)
+    if not isinstance(channel, Channel):
+        raise TypeError(f"want a channel of aiormq, got {channel!r}")
+    return channel
+
+
+async def close(connection: Connection | None) -> None:
+    """Close and swallow what goes wrong with it: there is nobody left to tell."""
+    if connection is None:
+        return
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await connection.close()
+    except CONNECTION_ERRORS:
+        return
+
+
+async def is_blocked(connection: Connection) -> bool:
+    """Whether the broker has said that it takes no more messages for now (memory or disk alarm)."""
+    try:
+        async with asyncio.timeout(0.01):
+            await connection.ready()
+    except TimeoutError:
+        return True
+    return False
+
+
+def on_closed(resource: Connection | Channel, callback: Callable[[], None]) -> None:
+    """Call back once when a connection or channel is gone, for whatever reason."""
+    resource.closing.add_done_callback(lambda _: callback())
+
+
+def describe(error: BaseException) -> str:
+    """One line about an error that may have an empty text."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,296 @@
+"""Taking deliveries: a batch at a time, acked as a whole once its handler says that it is durable.
+
+One batch is with the handler at any moment; what arrives meanwhile is the next one. So the size of a batch follows the
+time that a commit takes, and the highest tag of a batch is always the highest whose predecessors are all durable: one
+`basic.ack` with `multiple` per commit, in commit order.
+
+A connection that is lost, a consumer that the broker cancels (its queue was deleted) and a consumer that has gone
+quiet while messages are ready all end the same way: close, pause with jitter, connect, declare, consume. Delivery tags
+die with their channel: what a lost channel delivered and nobody took yet is dropped here, the broker sends it again.
+"""
+
+import asyncio
+import contextlib
+import enum
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+from aiormq.connection import Connection
+
+from eco_workers.broker import channel as wire
+from eco_workers.broker.backoff import Backoff
+from eco_workers.broker.channel import Delivery, DeliveryChannel, Inbox
+from eco_workers.broker.topology import TOPOLOGY, Topology, declare
+from eco_workers.errors import BrokerUnavailableError, TopologyError
+
+log = structlog.get_logger(__name__)
+
+INBOX_BYTES_MAX = 16 * 1024 * 1024
+WATCH_PERIOD_S = 1.0
+PAUSE_TIMEOUT_S = 5.0
+QUIET_AFTER_S = 30.0
+"""Without a delivery for this long, the queues are asked whether messages are ready."""
+
+
+class Outcome(enum.Enum):
+    """What a handler did with a batch."""
+
+    DURABLE = "durable"
+    """All of it may be acked."""
+    REFUSED = "refused"
+    """No room, or nothing was committed: back to the queue, for another shard or a later moment."""
+
+
+Handler = Callable[[Sequence[Delivery]], Awaitable[Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerStatistics:
+    """The state of a consumer at one moment."""
+
+    connected: bool = False
+    consuming: bool = False
+    paused: bool = False
+    blocked: bool = False
+    """The broker has raised a memory or disk alarm."""
+    deliveries: int = 0
+    batches: int = 0
+    refused: int = 0
+    connections: int = 0
+    unacked: int = 0
+    last_error: str = ""
+
+
+class Consumer:
+    """Consumes some queues for as long as `run` runs."""
+
+    def __init__(
+        self,
+        url: str,
+        queues: Sequence[str],
+        handler: Handler,
+        *,
+        name: str,
+        prefetch_messages: int,
+        on_channel_lost: Callable[[], Awaitable[None]] | None = None,
+        topology: Topology = TOPOLOGY,
+        quiet_after_s: float = QUIET_AFTER_S,
+    ) -> None:
+        self._url = url
+        self._queues = tuple(queues)
+        self._handler = handler
+        self._name = name
+        self._prefetch_messages = prefetch_messages
+        self._on_channel_lost = on_channel_lost
+        self._topology = topology
+        self._quiet_after_s = quiet_after_s
+        self._wanted = asyncio.Event()
+        self._wanted.set()
+        self._stopping = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._in_hand = 0
+        self._state = ConsumerStatistics()
+        self._inbox: Inbox | None = None
+        self._last_delivery = 0.0
+
+    def statistics(self) -> ConsumerStatistics:
+        """The state of this moment."""
+        waiting = len(self._inbox) if self._inbox is not None else 0
+        return replace(self._state, paused=not self._wanted.is_set(), unacked=waiting)
+
+    async def pause(self) -> None:
+        """Cancel the consumers and wait, within a bound, until they are; what is delivered is still handed over.
+
+        A handler may call this before it returns: its batch is acked after the cancel, so the broker does not answer
+        the ack with further deliveries, and what comes after the pause is bounded by the prefetch.
+        """
+        self._wanted.clear()
+        self._changed.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PAUSE_TIMEOUT_S):
+                await self._idle.wait()
+
+    def resume(self) -> None:
+        """Consume again. Takes effect soon."""
+        self._wanted.set()
+        self._changed.set()
+
+    def stop(self) -> None:
+        """End `run`: cancel the consumers, hand over what is delivered, ack it, close."""
+        self._stopping.set()
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Consume until `stop`; connects again, with growing pauses, for as long as it takes.
+
+        Errors of the handler pass through: whether they are fatal is not ours to say.
+        """
+        backoff = Backoff()
+        while not self._stopping.is_set():
+            try:
+                await self._session(backoff)
+            except (*wire.CONNECTION_ERRORS, BrokerUnavailableError, TopologyError) as error:
+                self._note(connected=False, consuming=False, last_error=wire.describe(error))
+                pause_s = backoff.next_s()
+                log.warning("broker lost", error=wire.describe(error), pause_s=round(pause_s, 2))
+                await self._sleep(pause_s)
+            finally:
+                self._note(connected=False, consuming=False)
+
+    async def _session(self, backoff: Backoff) -> None:
+        connection = await wire.connect(self._url, f"{self._name} consume")
+        inbox = self._inbox = Inbox(INBOX_BYTES_MAX)
+        try:
+            async with asyncio.timeout(wire.CHANNEL_TIMEOUT_S * 3):
+                # A failed declaration closes its channel, so it gets one of its own.
+                setup = await connection.channel(publisher_confirms=False)
+                await declare(setup, self._topology)
+                await setup.close()
+                channel = await wire.open_delivery_channel(connection, inbox)
+                await channel.basic_qos(prefetch_count=self._prefetch_messages)
+            self._note(connected=True, connections=self._state.connections + 1, last_error="")
+            log.info("broker connected", queues=self._queues)
+            await self._serve(connection, channel, inbox, backoff)
+        finally:
+            self._inbox = None
+            self._in_hand = 0
+            self._idle.set()
+            await wire.close(connection)
+            if self._on_channel_lost is not None:
+                await self._on_channel_lost()
+
+    async def _serve(self, connection: Connection, channel: DeliveryChannel, inbox: Inbox, backoff: Backoff) -> None:
+        """Run the pump beside the watch; the first to end decides."""
+        pump = asyncio.create_task(self._pump(channel, inbox), name="consumer-pump")
+        watch = asyncio.create_task(self._watch(connection, channel, inbox, backoff), name="consumer-watch")
+        try:
+            done, _ = await asyncio.wait({pump, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if watch in done and watch.exception() is None:
+                await self._finish(channel, inbox, pump)
+            for task in done:
+                task.result()
+        finally:
+            for task in (pump, watch):
+                task.cancel()
+            await asyncio.gather(pump, watch, return_exceptions=True)
+
+    async def _pump(self, channel: DeliveryChannel, inbox: Inbox) -> None:
+        while True:
+            batch = await inbox.take()
+            self._last_delivery = asyncio.get_running_loop().time()
+            self._state = replace(
+                self._state,
+                deliveries=self._state.deliveries + len(batch),
+                batches=self._state.batches + 1,
+            )
+            self._in_hand = len(batch)
+            outcome = await self._handler(batch)
+            if channel.is_closed:
+                raise BrokerUnavailableError("the channel was lost before its batch could be acked")
+            if outcome is Outcome.DURABLE:
+                await channel.basic_ack(batch[-1].tag, multiple=True, wait=False)
+            else:
+                self._note(refused=self._state.refused + len(batch))
+                await channel.basic_nack(batch[-1].tag, multiple=True, requeue=True, wait=False)
+            self._in_hand = 0
+
+    async def _watch(self, connection: Connection, channel: DeliveryChannel, inbox: Inbox, backoff: Backoff) -> None:
+        """Keep the consumers as they should be; returns at `stop`, raises when the connection must be given up."""
+        lost = asyncio.Event()
+        wire.on_closed(connection, self._wake(lost))
+        wire.on_closed(channel, self._wake(lost))
+        channel.on_consumer_cancel_callbacks.add(lambda _: self._wake(lost)())
+        quiet = _QuietWatch(self._queues, self._quiet_after_s)
+        while True:
+            if lost.is_set():
+                raise BrokerUnavailableError("the broker closed the channel or cancelled a consumer")
+            if self._stopping.is_set():
+                await self._cancel_consumers(channel)
+                return
+            if self._wanted.is_set() and not channel.queues:
+                await self._start_consumers(channel)
+                backoff.reset()
+            elif not self._wanted.is_set() and channel.queues:
+                await self._cancel_consumers(channel)
+            self._note(consuming=bool(channel.queues), blocked=await wire.is_blocked(connection))
+            idle = not len(inbox) and not self._in_hand and bool(channel.queues)
+            if await quiet.is_stuck(connection, since=self._last_delivery, idle=idle):
+                raise BrokerUnavailableError("messages are ready but none is delivered")
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_PERIOD_S):
+                    await self._changed.wait()
+
+    def _wake(self, lost: asyncio.Event) -> Callable[[], None]:
+        def callback() -> None:
+            lost.set()
+            self._changed.set()
+
+        return callback
+
+    async def _start_consumers(self, channel: DeliveryChannel) -> None:
+        self._last_delivery = asyncio.get_running_loop().time()
+        self._idle.clear()
+        for queue in self._queues:
+            tag = f"{self._name}/{queue}"
+            channel.queues[tag] = queue
+            await channel.basic_consume(queue, _never, consumer_tag=tag, timeout=wire.CHANNEL_TIMEOUT_S)
+
+    async def _cancel_consumers(self, channel: DeliveryChannel) -> None:
+        for tag in tuple(channel.queues):
+            await channel.basic_cancel(tag, timeout=wire.CHANNEL_TIMEOUT_S)
+        # After the last cancel-ok nothing more arrives: its deliveries came before it on the same channel.
+        channel.queues.clear()
+        self._idle.set()
+        self._note(consuming=False)
+
+    async def _finish(self, channel: DeliveryChannel, inbox: Inbox, pump: asyncio.Task[None]) -> None:
+        """Let the pump empty the inbox, then close the channel: its close-ok says that every ack has arrived."""
+        while (len(inbox) or self._in_hand) and not pump.done():
+            await asyncio.wait({pump}, timeout=0.02)
+        if not pump.done():
+            await channel.close(timeout=wire.CHANNEL_TIMEOUT_S)
+
+    def _note(self, **changes: object) -> None:
+        self._state = replace(self._state, **changes)  # type: ignore[arg-type]  # names and types are checked by its tests
+
+    async def _sleep(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+
+class _QuietWatch:
+    """Asks the queues, after some time without a delivery, whether there is anything to deliver."""
+
+    def __init__(self, queues: Sequence[str], quiet_after_s: float) -> None:
+        self._queues = queues
+        self._quiet_after_s = quiet_after_s
+        self._asked_at = 0.0
+        self._suspicions = 0
+
+    async def is_stuck(self, connection: Connection, *, since: float, idle: bool) -> bool:
+        """Whether messages were ready at two questions running, a period apart, with no delivery between them."""
+        now = asyncio.get_running_loop().time()
+        quiet_since = max(since, self._asked_at)
+        if since > self._asked_at or not idle:
+            self._suspicions = 0
+        if not idle or now - quiet_since < self._quiet_after_s:
+            return False
+        self._asked_at = now
+        async with asyncio.timeout(wire.CHANNEL_TIMEOUT_S):
+            probe = await connection.channel(publisher_confirms=False)
+            ready = 0
+            for queue in self._queues:
+                answer = await probe.queue_declare(queue, passive=True)
+                ready += answer.message_count or 0
+            await probe.close()
+        self._suspicions = self._suspicions + 1 if ready else 0
+        return self._suspicions >= 2
+
+
+async def _never(_message: object) -> None:
+    """Stand where aiormq wants a callback; `DeliveryChannel` never calls it."""

@@ -1,0 +1,108 @@
+"""The journal must not swallow the queue: how many unfinished rows it takes before the consumer is paused.
+
+Due and running rows are bounded by `max_unfinished`, waiting ones by `max_waiting`. The exact counts come from the
+journal, but asking after each batch would double its work, so rows accepted since the last answer are added to it and
+the journal is asked again only when that sum, which can only be too high, reaches the bound.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+
+from eco_workers.journal.model import Statistics, TaskJournal
+
+log = structlog.get_logger(__name__)
+POLL_S: Final = 0.1
+RESUME_SHARE: Final = 0.75
+"""Consuming begins again at this share of the bound, so that it does not flutter around it."""
+
+
+class Valve(Protocol):
+    """What can be paused and resumed."""
+
+    async def pause(self) -> None:
+        """Stop taking deliveries; returns when nothing more will come."""
+
+    def resume(self) -> None:
+        """Take deliveries again."""
+
+
+@dataclass(slots=True)
+class Bound:
+    """Pauses a consumer above the bound and resumes it below."""
+
+    journal: TaskJournal
+    valve: Valve
+    max_unfinished: int
+    max_waiting: int
+    held: bool = False
+    """Somebody wants no deliveries whatever the counts are: a drain, a fence."""
+    closed: bool = False
+    """The consumer is paused."""
+    _estimate_unfinished: int = 0
+    _estimate_waiting: int = 0
+
+    async def accepted(self, rows: int) -> None:
+        """Note that rows were written; pauses the consumer before it returns when the bound is reached."""
+        self._estimate_unfinished += rows
+        self._estimate_waiting += rows
+        if self.closed or (
+            self._estimate_unfinished <= self.max_unfinished and self._estimate_waiting <= self.max_waiting
+        ):
+            return
+        found = await self._ask()
+        if self._is_over(found):
+            await self._close(found)
+
+    async def run(self) -> None:
+        """Open and close by what the journal says, for ever."""
+        while True:
+            found = await self._ask()
+            if not self.closed and (self.held or self._is_over(found)):
+                await self._close(found)
+            elif self.closed and not self.held and self._is_well_under(found):
+                self.closed = False
+                log.info("consumer resumed", unfinished=found.counts.due + found.counts.running)
+                self.valve.resume()
+            await asyncio.sleep(POLL_S if self.closed else POLL_S * 10)
+
+    async def hold(self) -> None:
+        """Take no deliveries until `let_go`."""
+        self.held = True
+        self.closed = True
+        await self.valve.pause()
+
+    def let_go(self) -> None:
+        """Take deliveries again as soon as the counts allow."""
+        self.held = False
+
+    async def _ask(self) -> Statistics:
+        found = await self.journal.statistics()
+        self._estimate_unfinished = found.counts.due + found.counts.running
+        self._estimate_waiting = found.counts.waiting
+        return found
+
+    async def _close(self, found: Statistics) -> None:
+        self.closed = True
+        log.info(
+            "consumer paused",
+            unfinished=found.counts.due + found.counts.running,
+            waiting=found.counts.waiting,
+            read_only=found.read_only,
+            held=self.held,
+        )
+        await self.valve.pause()
+
+    def _is_over(self, found: Statistics) -> bool:
+        unfinished = found.counts.due + found.counts.running
+        return found.read_only or unfinished > self.max_unfinished or found.counts.waiting > self.max_waiting
+
+    def _is_well_under(self, found: Statistics) -> bool:
+        unfinished = found.counts.due + found.counts.running
+        return (
+            not found.read_only
+            and unfinished <= self.max_unfinished * RESUME_SHARE
+            and found.counts.waiting <= self.max_waiting * RESUME_SHARE
+        )

@@ -1,0 +1,241 @@
+"""Running what is due: claim in batches, run each task under its time limit, write the outcome.
+
+The attempt is counted in the claim's transaction, before the body runs, so a task that kills its process uses up its
+budget. A task that fails is tried again by its policy, one that says it cannot succeed fails at once, one that runs
+out of time ends as timeout; a stop of the process is no failure and gives the attempt back.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from eco_workers.errors import (
+    IllegalStateError,
+    JournalBusyError,
+    JournalCorruptError,
+    JournalError,
+    JournalFatalError,
+    TaskFailedError,
+)
+from eco_workers.journal.model import Running, TaskJournal
+from eco_workers.metrics import Metrics
+from eco_workers.runtime.supervisor import Supervisor
+from eco_workers.tasks.context import Context, encode
+from eco_workers.tasks.registry import Registry, Task
+from eco_workers.tasks.resources import Resources
+
+log = structlog.get_logger(__name__)
+IDLE_WAIT_S: Final = 1.0
+ERROR_CHARACTERS_MAX: Final = 2000
+JOURNAL_TRIES_MAX: Final = 5
+JOURNAL_PAUSE_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorStatistics:
+    """The state of the executor at one moment."""
+
+    running: int
+    finished: int
+    failed_attempts: int
+    first_resumed_after_s: float | None
+    """From the start of the process to the first task that an earlier process had left unfinished."""
+
+
+class Executor:
+    """Runs the tasks of one journal, a bounded number at a time."""
+
+    def __init__(  # each is a part that the executor joins; a bag of parts would only hide them
+        self,
+        journal: TaskJournal,
+        registry: Registry,
+        resources: Resources,
+        metrics: Metrics,
+        supervisor: Supervisor,
+        *,
+        concurrency: int,
+        process_started_at: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._journal = journal
+        self._registry = registry
+        self._resources = resources
+        self._metrics = metrics
+        self._supervisor = supervisor
+        self._concurrency = concurrency
+        self._process_started_at = process_started_at
+        self._clock = clock
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._slot_free = asyncio.Event()
+        self._allowed = asyncio.Event()
+        self._allowed.set()
+        self._finished = 0
+        self._failed_attempts = 0
+        self._first_resumed_after_s: float | None = None
+
+    def statistics(self) -> ExecutorStatistics:
+        """The state of this moment."""
+        return ExecutorStatistics(
+            len(self._running), self._finished, self._failed_attempts, self._first_resumed_after_s
+        )
+
+    async def run(self) -> None:
+        """Claim and start tasks for ever, except while paused."""
+        budgets = {name: task.retry.attempts_max for name, task in self._registry.tasks.items()}
+        while True:
+            await self._allowed.wait()
+            free = self._concurrency - len(self._running)
+            if free <= 0:
+                self._slot_free.clear()
+                await self._slot_free.wait()
+                continue
+            try:
+                claimed = await self._journal.claim(free, names=budgets)
+            except JournalBusyError:
+                claimed = []
+                await asyncio.sleep(JOURNAL_PAUSE_S)
+            for running in claimed:
+                self._begin(running)
+            if not claimed:
+                await self._journal.wait_for_work(IDLE_WAIT_S)
+
+    def pause(self) -> None:
+        """Claim nothing more; a claim that is under way still starts its tasks."""
+        self._allowed.clear()
+
+    def resume(self) -> None:
+        """Claim again."""
+        self._allowed.set()
+
+    async def finish(self, timeout_s: float) -> int:
+        """Let what runs end within a bound, then cancel it and give the attempts back; how many. Pause it before."""
+        if self._running:
+            await asyncio.wait(set(self._running.values()), timeout=max(0.0, timeout_s))
+        left = dict(self._running)
+        for task in left.values():
+            task.cancel()
+        await asyncio.gather(*left.values(), return_exceptions=True)
+        return len(left)
+
+    def _begin(self, running: Running) -> None:
+        if running.recovered and self._first_resumed_after_s is None:
+            self._first_resumed_after_s = round(self._clock() - self._process_started_at, 3)
+            log.info("first recovered task", task_id=running.task_id, after_s=self._first_resumed_after_s)
+        task = asyncio.create_task(self._guarded(running), name=f"task-{running.task_id}")
+        self._running[running.task_id] = task
+        self._metrics.running.set(len(self._running))
+
+    async def _guarded(self, running: Running) -> None:
+        try:
+            await self._execute(running)
+        except (JournalFatalError, JournalCorruptError) as error:
+            self._supervisor.report(error)
+        except Exception as error:
+            # Only the journal can get here; the row stays as it is and the next process finds it.
+            log.exception("outcome could not be written", task_id=running.task_id)
+            self._supervisor.report(error)
+        finally:
+            self._running.pop(running.task_id, None)
+            self._metrics.running.set(len(self._running))
+            self._slot_free.set()
+
+    async def _execute(self, running: Running) -> None:
+        task = self._registry[running.name]
+        context = Context(running, self._journal, self._resources)
+        started = time.perf_counter()
+        kind = ""
+        try:
+            limit_s = task.time_limit_s
+            if running.expires_at is not None:
+                limit_s = min(limit_s, running.expires_at - self._clock())
+            if limit_s <= 0:
+                kind = "expired"
+                await self._write(lambda: self._journal.time_out(running.task_id, "expired before it was started"))
+                return
+            timeout = asyncio.timeout(limit_s)
+            try:
+                async with timeout:
+                    result = encode(await task.function(context, task.parse(running.payload)))
+            except TimeoutError as error:
+                if not timeout.expired():
+                    raise
+                kind = "timeout"
+                text = f"time limit of {limit_s:.6g} s" if limit_s == task.time_limit_s else "expired while it ran"
+                log.warning("task ran out of time", task_id=running.task_id, task=task.name, error=str(error) or text)
+                await self._write(lambda: self._journal.time_out(running.task_id, text))
+                return
+            emits = context.take_emits()
+            await self._write(lambda: self._journal.complete(running.task_id, result, emits=emits))
+            self._finished += 1
+            self._metrics.tasks.labels("completed", task.name).inc()
+        except asyncio.CancelledError:
+            kind = "released"
+            await asyncio.shield(self._write(lambda: self._journal.release([running.task_id])))
+            raise
+        except JournalError:
+            raise
+        except Exception as error:  # noqa: BLE001  # a task may raise anything: its policy decides
+            kind = await self._fail(running, task, error)
+        finally:
+            self._metrics.duration.labels(running.queue, running.name).observe(time.perf_counter() - started)
+            if kind:
+                self._failed_attempts += 1
+                self._metrics.failures.labels(running.queue, running.name, kind).inc()
+                if kind in {"failed", "timeout", "expired"}:
+                    self._metrics.tasks.labels("timeout" if kind != "failed" else kind, running.name).inc()
+
+    async def _fail(self, running: Running, task: Task, error: Exception) -> str:
+        text = describe(error)
+        if isinstance(error, TaskFailedError):
+            log.info("task failed for good", task_id=running.task_id, task=task.name, error=text)
+            await self._write(lambda: self._journal.fail(running.task_id, text))
+            return "failed"
+        if running.attempt >= task.retry.attempts_max:
+            log.warning("task failed, attempts used up", task_id=running.task_id, task=task.name, error=text)
+            reason = f"{text} (attempt {running.attempt} of {task.retry.attempts_max})"
+            await self._write(lambda: self._journal.fail(running.task_id, reason))
+            return "failed"
+        pause_s = task.retry.pause_s(running.attempt)
+        log.warning(
+            "task will be tried again",
+            task_id=running.task_id,
+            task=task.name,
+            attempt=running.attempt,
+            pause_s=round(pause_s, 1),
+            error=text,
+        )
+        not_before = self._clock() + pause_s
+        await self._write(lambda: self._journal.retry(running.task_id, text, not_before=not_before))
+        return "retry"
+
+    async def _write(self, write: Callable[[], "asyncio.Future[None] | object"]) -> None:
+        """Write an outcome, trying again while the journal is busy or rolled the group back."""
+        for attempt in range(1, JOURNAL_TRIES_MAX + 1):
+            try:
+                await write()  # type: ignore[misc]  # a coroutine of the journal
+            except IllegalStateError as error:
+                # The row was ended or given back by somebody else meanwhile, a drain for one: its word stands.
+                log.warning("outcome came too late", error=str(error))
+                return
+            except (JournalFatalError, JournalCorruptError):
+                raise
+            except JournalError as error:
+                if attempt == JOURNAL_TRIES_MAX:
+                    raise
+                log.warning("journal refused an outcome", error=str(error), attempt=attempt)
+                await asyncio.sleep(JOURNAL_PAUSE_S * 2**attempt)
+            else:
+                return
+
+
+def describe(error: BaseException) -> str:
+    """One line about an error, the cause inside a group of one unwrapped."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return (f"{name}: {text}" if text else name)[:ERROR_CHARACTERS_MAX]

@@ -1,0 +1,145 @@
+"""Settings of a worker, from the environment. A bad value stops the start and names the variable and an example.
+
+A secret may also come from a file: `RABBITMQ_URL_FILE=/run/secrets/url` stands for `RABBITMQ_URL`. Secrets are never
+part of a message, a log line or a `repr`.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+from eco_crds import contract
+from eco_workers.errors import SettingsError
+
+ROLE_QUEUES: Final[Mapping[str, tuple[str, ...]]] = {"storage": ("q.batch",)}
+"""What a role consumes when nothing else is said."""
+KNOWN_QUEUES: Final = frozenset({"q.ai", "q.batch", "q.api", "q.sched"})
+MAX_UNFINISHED_ABOVE_CONCURRENCY: Final = 256
+_DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+
+
+def _env(name: str, default: Any = ..., *, example: str, **bounds: Any) -> Any:
+    return Field(default, validation_alias=name, examples=[example], **bounds)
+
+
+class Settings(BaseModel):
+    """Everything a worker is told from outside."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    namespace: str = _env(contract.ENV_NAMESPACE, "default", example="waste", pattern=_DNS_LABEL)
+    worker: str = _env(contract.ENV_WORKER, "storage", example="storage", pattern=_DNS_LABEL)
+    shard: str = _env(contract.ENV_SHARD, "storage-0", example="storage-0", pattern=_DNS_LABEL)
+    role: Literal["storage"] = _env(contract.ENV_ROLE, "storage", example="storage")
+    queues: Annotated[tuple[str, ...], Field(max_length=4)] = _env(contract.ENV_QUEUES, (), example="q.batch,q.sched")
+    task_modules: Annotated[tuple[str, ...], Field(max_length=32)] = _env("ECO_TASK_MODULES", (), example="shop.tasks")
+    concurrency: int = _env(contract.ENV_CONCURRENCY, 4, example="4", ge=1, le=1000)
+    max_unfinished: int = _env(contract.ENV_MAX_UNFINISHED, 0, example="260", ge=0, le=100_000)
+    max_waiting: int = _env(contract.ENV_MAX_WAITING, 10_000, example="10000", ge=0, le=10_000_000)
+    prefetch_messages: int = _env("ECO_PREFETCH_MESSAGES", 256, example="256", ge=1, le=10_000)
+    message_bytes_max: int = _env("ECO_MESSAGE_BYTES_MAX", 1 << 20, example="1048576", ge=1024, le=1 << 27)
+    grace_period_s: float = _env(contract.ENV_GRACE_PERIOD, 60.0, example="60", ge=1, le=3600)
+    retention_s: float = _env("ECO_RETENTION_S", 7 * 86_400.0, example="604800", ge=0)
+    wal_db_path: Path = _env(
+        contract.ENV_WAL_DB_PATH, Path(contract.WAL_MOUNT) / "journal.db", example="/var/lib/ecoeco/wal/journal.db"
+    )
+    rabbitmq_url: SecretStr = _env(contract.ENV_RABBITMQ_URL, example="amqp://user:password@rabbitmq:5672/")
+    postgres_host: str = _env(contract.ENV_POSTGRES_HOST, "", example="postgresql")
+    postgres_port: int = _env(contract.ENV_POSTGRES_PORT, 5432, example="5432", ge=1, le=65_535)
+    postgres_db: str = _env(contract.ENV_POSTGRES_DB, "ecoeco_waste", example="ecoeco_waste")
+    postgres_user: str = _env(contract.ENV_POSTGRES_USER, "ecoeco", example="ecoeco")
+    postgres_password: SecretStr = _env(contract.ENV_POSTGRES_PASSWORD, SecretStr(""), example="a password")
+    s3_endpoint_url: str = _env(contract.ENV_S3_ENDPOINT_URL, "", example="http://s3:9000")
+    s3_bucket: str = _env(contract.ENV_S3_BUCKET, "ecoeco-images", example="ecoeco-images", min_length=3, max_length=63)
+    aws_region: str = _env(contract.ENV_AWS_REGION, "ap-northeast-2", example="ap-northeast-2")
+    aws_access_key_id: SecretStr = _env(contract.ENV_AWS_ACCESS_KEY_ID, SecretStr(""), example="AKIA…")
+    aws_secret_access_key: SecretStr = _env(contract.ENV_AWS_SECRET_ACCESS_KEY, SecretStr(""), example="a secret key")
+    cpu_processes: int = _env("ECO_CPU_PROCESSES", 1, example="2", ge=1, le=64)
+    admin_host: str = _env("ECO_ADMIN_HOST", "0.0.0.0", example="127.0.0.1")  # noqa: S104  # the kubelet probes from outside
+    admin_port: int = _env("ECO_ADMIN_PORT", contract.ADMIN_PORT, example="9464", ge=0, le=65_535)
+    token_file: Path = _env("ECO_TOKEN_FILE", Path(contract.TOKEN_FILE), example=contract.TOKEN_FILE)
+    sync_settings_dir: Path = _env(
+        "ECO_SYNC_SETTINGS_DIR", Path(contract.SYNC_SETTINGS_DIR), example=contract.SYNC_SETTINGS_DIR
+    )
+    shard_settings_dir: Path = _env(
+        "ECO_SHARD_SETTINGS_DIR", Path(contract.SHARD_SETTINGS_DIR), example=contract.SHARD_SETTINGS_DIR
+    )
+    log_format: Literal["json", "text"] = _env("ECO_LOG_FORMAT", "json", example="json")
+    log_level: Literal["debug", "info", "warning", "error"] = _env("ECO_LOG_LEVEL", "info", example="info")
+
+    @field_validator("queues", "task_modules", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("queues")
+    @classmethod
+    def _queues_exist(cls, queues: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = sorted(set(queues) - KNOWN_QUEUES)
+        if unknown:
+            raise ValueError(f"unknown queue {unknown[0]!r}; known are {', '.join(sorted(KNOWN_QUEUES))}")
+        return tuple(dict.fromkeys(queues))
+
+    @field_validator("rabbitmq_url")
+    @classmethod
+    def _is_amqp(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("amqp://", "amqps://")):
+            raise ValueError("want a URL that begins with amqp:// or amqps://")
+        return url
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_absent(cls, values: Any) -> Any:
+        return {key: value for key, value in values.items() if value != ""} if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _fill_in(self) -> Self:
+        if not self.queues:
+            object.__setattr__(self, "queues", ROLE_QUEUES[self.role])
+        if not self.max_unfinished:
+            object.__setattr__(self, "max_unfinished", self.concurrency + MAX_UNFINISHED_ABOVE_CONCURRENCY)
+        return self
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from the environment; raises SettingsError that names each bad variable."""
+    values = dict(os.environ if environ is None else environ)
+    for name in _secret_names():
+        path = values.get(f"{name}_FILE")
+        if path and not values.get(name):
+            try:
+                values[name] = Path(path).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise SettingsError(f"{name}_FILE={path}: cannot be read: {error}") from error
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(problem) for problem in error.errors(include_url=False))) from None
+
+
+def documented() -> list[tuple[str, str, str]]:
+    """(variable, default or `required`, example) of every setting, for `--help` and the documents."""
+    rows = []
+    for field in Settings.model_fields.values():
+        default = "required" if field.is_required() else str(field.default)
+        if field.annotation is SecretStr and not field.is_required():
+            default = ""
+        rows.append((str(field.validation_alias), default, str((field.examples or [""])[0])))
+    return rows
+
+
+def _secret_names() -> list[str]:
+    return [str(field.validation_alias) for field in Settings.model_fields.values() if field.annotation is SecretStr]
+
+
+def _explain(problem: Any) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else "settings"
+    examples = {str(f.validation_alias): (f.examples or [""])[0] for f in Settings.model_fields.values()}
+    message = problem["msg"].removeprefix("Value error, ")
+    hint = f" Example: {name}={examples[name]}" if name in examples else ""
+    return f"{name}: {message}.{hint}"

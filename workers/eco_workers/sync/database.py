@@ -1,0 +1,254 @@
+"""PostgreSQL: one pool, migrations, one batch as one transaction. The only module that imports the client.
+
+An error is either the row's own fault or not. Lost connections, time-outs, full pools and disks, a server that starts
+or stops (SQLSTATE classes 08, 53, 57, and 25006: a read-only standby) say nothing of a row: SyncUnavailableError.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import asyncpg
+
+from eco_workers.errors import EcoWorkerError, SyncUnavailableError
+from eco_workers.sync import merge
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Pool
+    from asyncpg.pool import PoolConnectionProxy
+
+CONNECT_TIMEOUT_S: Final = 5.0
+STATEMENT_TIMEOUT_MS: Final = 20_000
+LOCK_TIMEOUT_MS: Final = 5_000
+POOL_CONNECTIONS_MAX: Final = 2
+IDLE_CONNECTION_S: Final = 60.0
+MIGRATION_LOCK: Final = 0x0EC0_0001
+_PASSING_CLASSES: Final = ("08", "53", "57")
+# Serialization failure, deadlock, lock not available, read-only, missing table, right, database or login.
+_PASSING_STATES: Final = frozenset({"40001", "40P01", "55P03", "25006", "42P01", "42501", "3D000", "28000", "28P01"})
+
+
+class RowRefusedError(EcoWorkerError):
+    """PostgreSQL refused the rows of a batch. With one row in it, that row is the culprit."""
+
+
+class Row(Protocol):
+    """What the database wants to know of a report."""
+
+    @property
+    def task_id(self) -> str:
+        """Id of the task."""
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+
+    @property
+    def queue(self) -> str:
+        """Queue it came from."""
+
+    @property
+    def state(self) -> str:
+        """completed, failed or timeout."""
+
+    @property
+    def generation(self) -> int:
+        """Raised by each republish and replay."""
+
+    @property
+    def version(self) -> int:
+        """Raised by each change of the row in its journal."""
+
+    @property
+    def attempts(self) -> int:
+        """Attempts begun."""
+
+    @property
+    def payload(self) -> bytes:
+        """JSON."""
+
+    @property
+    def result(self) -> bytes | None:
+        """JSON; None without one."""
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed."""
+
+    @property
+    def created_at(self) -> float:
+        """Unix seconds."""
+
+    @property
+    def started_at(self) -> float | None:
+        """Unix seconds of the last start."""
+
+    @property
+    def ended_at(self) -> float:
+        """Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the database is. The password is kept out of every message."""
+
+    host: str
+    port: int
+    database: str
+    user: str
+    password: str
+    tls: ssl.SSLContext | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.user}@{self.host}:{self.port}/{self.database}"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which shard sends."""
+
+    namespace: str
+    worker: str
+    shard: str
+
+
+class Database:
+    """A target of the sync: connects when first needed, migrates once a process."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._pool: Pool | None = None
+        self._migrated = False
+
+    async def write(self, rows: Sequence[Row], origin: Origin) -> None:
+        """Merge a batch in one transaction; returns when COMMIT has returned.
+
+        Raises SyncUnavailableError when no row is to blame, RowRefusedError when one of the rows is.
+        """
+        records = sorted((_record(row, origin) for row in rows), key=lambda record: str(record[0]))
+        async with self._connection(f"write {len(rows)} rows") as connection:
+            await self._migrate(connection)
+            async with connection.transaction():
+                await connection.execute(merge.STAGING)
+                await connection.copy_records_to_table("incoming", records=records, columns=merge.COLUMNS)
+                if await connection.execute(merge.INSERT_NEW) != f"INSERT 0 {len(records)}":
+                    for statement in merge.MERGE:
+                        await connection.execute(statement)
+
+    async def ping(self) -> None:
+        """Ask for an answer, no more; raises SyncUnavailableError."""
+        async with self._connection("ping") as connection:
+            await connection.execute("SELECT 1")
+
+    async def close(self) -> None:
+        """Close the pool."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await pool.close()
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                pool.terminate()
+
+    @asynccontextmanager
+    async def _connection(self, what: str) -> AsyncIterator["PoolConnectionProxy"]:
+        try:
+            pool = self._pool or await self._open()
+            async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
+                yield connection
+        except asyncpg.PostgresError as error:
+            if is_passing(error.sqlstate):
+                raise SyncUnavailableError(f"{what} at {self.address}: {error.sqlstate} {error}") from error
+            raise RowRefusedError(f"{error.sqlstate} {error}"[:1000]) from error
+        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            text = str(error) or type(error).__name__
+            raise SyncUnavailableError(f"{what} at {self.address}: {text}") from error
+        except (ValueError, TypeError, OverflowError) as error:
+            # The client cannot encode a value: no other row suffers from it.
+            raise RowRefusedError(f"cannot be encoded: {error}"[:1000]) from error
+
+    async def _open(self) -> "Pool":
+        address = self.address
+        self._pool = await asyncpg.create_pool(
+            host=address.host,
+            port=address.port,
+            database=address.database,
+            user=address.user,
+            password=address.password or None,
+            ssl=address.tls,
+            min_size=0,
+            max_size=POOL_CONNECTIONS_MAX,
+            max_inactive_connection_lifetime=IDLE_CONNECTION_S,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=STATEMENT_TIMEOUT_MS / 1000 + 5,
+            server_settings={
+                "application_name": "eco-worker",
+                "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+                "lock_timeout": str(LOCK_TIMEOUT_MS),
+                "idle_in_transaction_session_timeout": "60000",
+                "client_min_messages": "warning",
+            },
+        )
+        return self._pool
+
+    async def _migrate(self, connection: "Connection | PoolConnectionProxy") -> None:
+        """Bring the tables up to date; several workers may try at once, one does it."""
+        if self._migrated:
+            return
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
+            await connection.execute(
+                "CREATE TABLE IF NOT EXISTS eco_migrations (name text PRIMARY KEY, at timestamptz DEFAULT now())"
+            )
+            done = {record["name"] for record in await connection.fetch("SELECT name FROM eco_migrations")}
+            for name, script in migrations().items():
+                if name not in done:
+                    await connection.execute(script)
+                    await connection.execute("INSERT INTO eco_migrations (name) VALUES ($1)", name)
+        self._migrated = True
+
+
+def migrations() -> Mapping[str, str]:
+    """Scripts by name, in the order in which they are applied."""
+    folder = resources.files("eco_workers.sync") / "migrations"
+    found = {item.name: item.read_text(encoding="utf-8") for item in folder.iterdir() if item.name.endswith(".sql")}
+    return dict(sorted(found.items()))
+
+
+def is_passing(sqlstate: str | None) -> bool:
+    """Whether an error will pass by itself, or at least is no row's fault."""
+    return sqlstate is None or sqlstate[:2] in _PASSING_CLASSES or sqlstate in _PASSING_STATES
+
+
+def _record(row: Row, origin: Origin) -> tuple[Any, ...]:
+    return (
+        row.task_id,
+        row.name,
+        row.queue,
+        str(row.state),
+        row.generation,
+        row.version,
+        row.attempts,
+        _text(row.payload),
+        _text(row.result),
+        row.error,
+        origin.namespace,
+        origin.worker,
+        origin.shard,
+        _moment(row.created_at),
+        None if row.started_at is None else _moment(row.started_at),
+        _moment(row.ended_at),
+    )
+
+
+def _text(document: bytes | None) -> str | None:
+    return None if document is None else document.decode("utf-8")
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
