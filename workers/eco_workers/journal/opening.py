@@ -260,8 +260,8 @@ def _take_over(connection: apsw.Connection, plan: Plan, lock: JournalLock) -> tu
     if rows.epoch < known:
         connection.execute(plan.queries["rollback"])
         raise JournalRefusedError(
-            f"open journal {plan.path}: its epoch is {rows.epoch}, and {known} was seen of {uuid} before: this is an old"
-            " copy of the journal. Put the newer file back, or adopt this one by `eco-wal recover --adopt`"
+            f"open journal {plan.path}: its epoch is {rows.epoch}, and {known} was seen of {uuid} before: this is an"
+            " old copy of the journal. Put the newer file back, or adopt this one by `eco-wal recover --adopt`"
         )
     rows.epoch += 1
     context.epoch = rows.epoch
