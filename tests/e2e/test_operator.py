@@ -16,10 +16,10 @@ import pytest_asyncio
 
 from eco_crds.contract import claim_name
 from eco_lab.demo import broker, install, manifests
-from eco_lab.demo.evidence import collect
+from eco_lab.demo.evidence import collect, synced_rows
 from eco_lab.demo.kubectl import WorkerPod
 from eco_lab.demo.ledger import settle, table
-from eco_lab.demo.story import TASK_NAME, Plan, Stage, publish, synced_rows
+from eco_lab.demo.story import TASK_NAME, Plan, Stage, publish
 from eco_lab.demo.watch import columns
 from eco_lab.environment import LabEnvironment
 from tests.e2e.conftest import OpenStage

@@ -53,6 +53,20 @@ async def read_rows(services: Services) -> list[Row]:
     ]
 
 
+async def synced_rows(services: Services, published: Mapping[str, Picture]) -> int:
+    """Rows of published tasks in PostgreSQL; 0 while the worker has not made its tables."""
+    connection = await asyncpg.connect(services.postgres_dsn)
+    try:
+        found = await connection.fetchval(
+            "SELECT count(*) FROM task_results WHERE task_id = ANY($1::text[])", list(published)
+        )
+    except asyncpg.UndefinedTableError:
+        return 0
+    finally:
+        await connection.close()
+    return int(found)
+
+
 async def inspect_objects(
     services: Services, published: Mapping[str, Picture], rows: Sequence[Row]
 ) -> tuple[frozenset[str], list[str]]:

@@ -4,15 +4,12 @@ import asyncio
 import signal
 import time
 import uuid
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
-import asyncpg
-
 from eco_lab.demo import broker, install, manifests
-from eco_lab.demo.evidence import collect
+from eco_lab.demo.evidence import collect, synced_rows
 from eco_lab.demo.kubectl import ApiProxy, Kubectl, api_proxy
 from eco_lab.demo.ledger import Ledger, settle
 from eco_lab.demo.narration import Narrator
@@ -235,17 +232,3 @@ async def come_to_rest(stage: Stage) -> None:
             return
         await asyncio.sleep(ROWS_POLL_S)
     stage.narrator.say(f"NOT AT REST after {REST_WAIT_S:.0f} s: {rows} rows of {wanted}; {stage.watch.summary()}")
-
-
-async def synced_rows(services: Services, published: Mapping[str, Picture]) -> int:
-    """Rows of published tasks in PostgreSQL; 0 while the worker has not made its tables."""
-    connection = await asyncpg.connect(services.postgres_dsn)
-    try:
-        found = await connection.fetchval(
-            "SELECT count(*) FROM task_results WHERE task_id = ANY($1::text[])", list(published)
-        )
-    except asyncpg.UndefinedTableError:
-        return 0
-    finally:
-        await connection.close()
-    return int(found)
