@@ -28,8 +28,6 @@ class ConditionType(StrEnum):
     """Unfinished tasks that a worker found at its start have been taken up again."""
     PAUSED = "Paused"
     """An annotation asks the operator to leave the object alone; absent when there is none."""
-    NODE_LOST = "NodeLost"
-    """The node of a shard does not answer; absent when all do."""
     SYNCED = "Synced"
     """Results reach their database."""
 
@@ -67,7 +65,6 @@ TABLE: Final = (
     _worker(_T.RECONCILING, _TRUE, "Progressing", "Objects of the current spec are being made or replaced."),
     _worker(_T.RECONCILING, _TRUE, "Retrying", "A call to the API server failed and is tried again."),
     _worker(_T.STALLED, _TRUE, "InvalidSpec", "A field holds a value that cannot work; the message names it."),
-    _worker(_T.STALLED, _TRUE, "ForbiddenChange", "A field was changed that cannot change; put the old value back."),
     _worker(
         _T.STALLED, _TRUE, "NameConflict", "An object of the needed name is not the operator's; move it or rename this."
     ),
@@ -91,7 +88,6 @@ TABLE: Final = (
     _worker(_T.RECOVERED, _TRUE, "Resumed", "The tasks that were unfinished at a start have been taken up again."),
     _worker(_T.RECOVERED, _FALSE, "Resuming", "A worker found unfinished tasks and has not taken one up yet."),
     _worker(_T.PAUSED, _TRUE, "Annotation", "Nothing is changed until the annotation eco.growbin.app/paused goes."),
-    _worker(_T.NODE_LOST, _TRUE, "NodeNotReady", "The node of a shard does not answer; the shard waits for it."),
     _sync(_T.READY, _TRUE, "Synced", "Results reach the database."),
     _sync(_T.READY, _TRUE, "Suspended", "Syncing is suspended as asked; results stay in the journals."),
     _sync(_T.READY, _FALSE, "InvalidSpec", "The spec is refused; condition Stalled names the field."),
@@ -103,11 +99,9 @@ TABLE: Final = (
     _sync(_T.READY, _FALSE, "Pending", "A worker has not taken up the settings yet."),
     _sync(_T.READY, _UNKNOWN, "Unknown", "A selected worker is not heard of."),
     _sync(_T.RECONCILING, _TRUE, "Progressing", "The settings are being handed to the workers."),
-    _sync(_T.RECONCILING, _TRUE, "Retrying", "A call to the API server failed and is tried again."),
     _sync(_T.STALLED, _TRUE, "InvalidSpec", "A field holds a value that cannot work; the message names it."),
     _sync(_T.STALLED, _TRUE, "NoDatabase", "A selected EcoWorker has no database of the given name."),
     _sync(_T.STALLED, _TRUE, "Overruled", "An older WalSync has the same EcoWorker; narrow one of the selectors."),
-    _sync(_T.STALLED, _TRUE, "NameConflict", "The ConfigMap of the needed name is not the operator's."),
     _sync(_T.SYNCED, _TRUE, "Synced", "Nothing waits, or what waits is younger than one interval."),
     _sync(_T.SYNCED, _FALSE, "Syncing", "Results wait longer than an interval and are being sent."),
     _sync(_T.SYNCED, _FALSE, "Retrying", "The database cannot be reached or refuses; results are kept and sent later."),

@@ -11,25 +11,33 @@ QUANTITY_LENGTH_MAX: Final = 32
 
 _FACTORS: Final = {
     "": Decimal(1),
-    "m": Decimal("0.001"),
-    **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGTP", start=1)},
-    **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTP", start=1)},
+    **{unit: Decimal(1000) ** -power for power, unit in enumerate("mun", start=1)},
+    **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGTPE", start=1)},
+    **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTPE", start=1)},
 }
-_QUANTITY: Final = re.compile(QUANTITY_PATTERN)
+# What a server may answer is wider than what this API takes: other units, a sign, an exponent.
+_ANY: Final = re.compile(
+    r"([+-]?[0-9]{1,40}(?:\.[0-9]{0,40})?|[+-]?\.[0-9]{1,40})(?:(n|u|m|k|[MGTPE]|[KMGTPE]i)|[eE]([+-]?[0-9]{1,3}))?"
+)
+_TAKEN: Final = re.compile(QUANTITY_PATTERN)
 
 
 def parse(amount: str | int) -> Decimal:
-    """The amount in units (bytes, cores). Raises ValueError for what the API server would refuse."""
-    text = str(amount)
-    matched = _QUANTITY.fullmatch(text)
+    """The amount in units (bytes, cores). Raises ValueError for what no API server would answer."""
+    matched = _ANY.fullmatch(str(amount))
     if matched is None:
-        raise ValueError(f"not a quantity: {text!r} (a number with an optional unit, as in 10Gi or 500m)")
-    unit = matched.group(2) or ""
-    return Decimal(text.removesuffix(unit)) * _FACTORS[unit]
+        raise ValueError(_refusal(amount))
+    number, unit, exponent = matched.groups()
+    return Decimal(number) * _FACTORS[unit or ""] * Decimal(10) ** int(exponent or 0)
+
+
+def _refusal(amount: str | int) -> str:
+    return f"not a quantity: {str(amount)[:40]!r} (a number with an optional unit, as in 10Gi or 500m)"
 
 
 def _check(amount: str | int) -> str | int:
-    parse(amount)
+    if _TAKEN.fullmatch(str(amount)) is None:
+        raise ValueError(_refusal(amount))
     return amount
 
 
