@@ -23,8 +23,8 @@ def image_values(image: str) -> dict[str, str]:
 
 
 def values(lab: LabEnvironment) -> dict[str, object]:
-    """Values of the chart that differ from its defaults in the lab."""
-    return {"image": image_values(lab.operator_image)}
+    """Values of the chart that differ from its defaults in the lab: its own images, and one replica on one machine."""
+    return {"image": image_values(lab.operator_image), "defaultWorkerImage": lab.worker_image, "replicas": 1}
 
 
 def helm(lab: LabEnvironment) -> Path:
