@@ -76,6 +76,15 @@ ENV_AWS_REGION: Final = "AWS_REGION"
 ENV_AWS_ACCESS_KEY_ID: Final = "AWS_ACCESS_KEY_ID"
 ENV_AWS_SECRET_ACCESS_KEY: Final = "AWS_SECRET_ACCESS_KEY"  # noqa: S105  # a variable's name
 
+# Variables that a worker reads and a pod may not set: its ports, mounts and probes are built for the usual values.
+FIXED_ENV: Final = (
+    "ECO_ADMIN_HOST",
+    "ECO_ADMIN_PORT",
+    "ECO_SHARD_SETTINGS_DIR",
+    "ECO_SYNC_SETTINGS_DIR",
+    "ECO_TOKEN_FILE",
+)
+
 
 def shard_name(worker: str, index: int) -> str:
     """Name of shard `index` (from 0) of an EcoWorker; its Deployment is called the same."""

@@ -26,9 +26,14 @@ NAME_LENGTH_MAX: Final = 45
 REPLICAS_MAX: Final = 100
 WAL_SIZE_MIN: Final = "64Mi"
 
-# Set by the operator on every worker; a second value under the same name would make two truths.
-RESERVED_ENV: Final = tuple(sorted(value for name, value in vars(contract).items() if name.startswith("ENV_")))
-RESERVED_ENV_PREFIX: Final = "ECO_"
+# Set by the operator on every worker, or fixed by the pod it builds; a second value would make two truths. The bound on
+# waiting tasks has no field, so a variable may set it.
+RESERVED_ENV: Final = tuple(
+    sorted(
+        {value for name, value in vars(contract).items() if name.startswith("ENV_")} - {contract.ENV_MAX_WAITING}
+        | set(contract.FIXED_ENV)
+    )
+)
 
 _NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
@@ -219,16 +224,9 @@ def valid_name(name: str) -> bool:
     return len(name) <= NAME_LENGTH_MAX and _NAME.fullmatch(name) is not None
 
 
-def _reserved(name: str) -> bool:
-    return name in RESERVED_ENV or name.startswith(RESERVED_ENV_PREFIX)
-
-
 def _reserved_cel() -> str:
-    others = [name for name in RESERVED_ENV if not name.startswith(RESERVED_ENV_PREFIX)]
-    listed = ", ".join(f"'{name}'" for name in others)
-    return (
-        f"!has(self.env) || self.env.all(it, !it.name.startsWith('{RESERVED_ENV_PREFIX}') && !(it.name in [{listed}]))"
-    )
+    listed = ", ".join(f"'{name}'" for name in RESERVED_ENV)
+    return f"!has(self.env) || self.env.all(it, !(it.name in [{listed}]))"
 
 
 class EcoWorkerSpec(ApiModel):
@@ -249,10 +247,10 @@ class EcoWorkerSpec(ApiModel):
         ),
         Rule(
             cel=_reserved_cel(),
-            message="names that begin with ECO_ and the variables of broker, database, object store and journal are set"
-            " by the operator; use the field of the spec instead",
+            message="a variable of the worker's identity, broker, database, object store or journal is set by the"
+            " operator; use the field of the spec instead",
             field=".env",
-            holds=lambda it: not any(_reserved(variable.name) for variable in it.env),
+            holds=lambda it: not any(variable.name in RESERVED_ENV for variable in it.env),
         ),
     )
     transitions: ClassVar[tuple[TransitionRule, ...]] = (

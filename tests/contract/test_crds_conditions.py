@@ -23,7 +23,7 @@ def findings(module: str) -> Iterator[tuple[str, set[str], set[str]]]:
         kind, status, reason = node.args[:3]
         assert isinstance(kind, ast.Attribute)
         statuses = {STATUS[it.id] for it in ast.walk(status) if isinstance(it, ast.Name) and it.id in STATUS}
-        reasons = {it.value for it in ast.walk(reason) if isinstance(it, ast.Constant)}
+        reasons = {it.value for it in ast.walk(reason) if isinstance(it, ast.Constant) and isinstance(it.value, str)}
         yield ConditionType[kind.attr], statuses, reasons
 
 
