@@ -1,4 +1,4 @@
-"""Journals for tests: the real one in a temporary directory and its twin, behind one way to open and to restart them."""
+"""Journals for tests: the real one in a temporary directory and its twin, behind one way to open and restart them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -4,8 +4,10 @@ Both journals run these very functions: the SQLite one on its writer thread in a
 """
 
 import json
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from eco_workers.errors import IllegalStateError
 from eco_workers.journal import messages, rules
@@ -15,7 +17,8 @@ from eco_workers.journal.records import CacheRow, StepRow, TaskRow, step_checksu
 from eco_workers.journal.rows import Rows
 from eco_workers.journal.rules import Standing
 
-CLOCK_STEP_BACK_S = 1.0
+EXPIRE_AT_ONCE: Final = 100
+CLOCK_STEP_BACK_S: Final = 1.0
 """A clock that goes back by more than this was set, not slewed."""
 
 
@@ -31,7 +34,10 @@ class Context:
     last_ended: float | None = None
     work_since: float | None = None
     known_names: frozenset[str] | None = None
-    next_due: float | None = None
+    next_due: float = math.inf
+    """No scheduled row becomes due before this: a lower bound, so that a claim need not look for one each time."""
+    next_expiry: float = math.inf
+    """No pending row expires before this: a lower bound as well."""
     work: bool = False
     """Set when a row may have become due; whoever commits wakes the claimants and clears it."""
     outgoing: bool = False
@@ -63,6 +69,8 @@ class Operations:
         """Write deliveries; see `rules.accept`."""
         now = self.now()
         rows = [self._new_row(task, owner, now) for task in tasks]
+        for row in rows:
+            self._note_times(row)
         added = self.rows.insert(rows)
         if len(added) == len(tasks):
             self._worked(now)
@@ -89,8 +97,10 @@ class Operations:
             after = after._replace(awaiting_since=None, due_at=_due_at(row.not_before, now), attempts=attempts)
         elif verdict == Verdict.REOPENED:
             after = self._reopened(row, after, task, now)
+            self._note_times(after)
             self.rows.replace(row, after.sealed())
             return verdict
+        self._note_times(after)
         self.rows.store(row, after.sealed())
         return verdict
 
@@ -193,7 +203,8 @@ class Operations:
         context = self.context
         if context.known_names is None or context.known_names != set(budgets):
             context.known_names = frozenset(budgets)
-        self.expire(limit=100)
+        if now >= context.next_expiry:
+            self.expire(limit=EXPIRE_AT_ONCE)
         claimed = []
         rows = self.rows.due(now, budgets, limit) if limit > 0 and budgets else []
         for row in rows:
@@ -213,7 +224,8 @@ class Operations:
             self.rows.store(row, after.sealed())
             claimed.append(self._running(row, after))
         context.work = context.work or len(rows) >= limit
-        context.next_due = self.rows.next_due(now)
+        if now >= context.next_due:
+            context.next_due = _or_never(self.rows.next_due(now))
         return claimed
 
     def _running(self, row: TaskRow, after: TaskRow) -> Running:
@@ -237,6 +249,7 @@ class Operations:
         rows = self.rows.expired(now, limit)
         for row in rows:
             self._end(row, State.TIMEOUT, now, error="expired before it could run")
+        self.context.next_expiry = _or_never(self.rows.next_expiry())
         return len(rows)
 
     def step(
@@ -293,6 +306,7 @@ class Operations:
             due_at=_due_at(start, now),
             last_activity=now,
         )
+        self._note_times(after)
         self.rows.store(row, after.sealed())
         self._worked(now)
 
@@ -355,6 +369,8 @@ class Operations:
         if self.context.limits.expire_after_s is not None:
             for row in self.rows.created_before(now - self.context.limits.expire_after_s, limit=1_000_000):
                 self._end(row, State.TIMEOUT, now, error="older than recovery.expireAfter when the worker started")
+        self.context.next_expiry = _or_never(self.rows.next_expiry())
+        self.context.next_due = _or_never(self.rows.next_due(now))
         backlog = self.rows.backlog(now, None)
         self.context.recovered = backlog.due + backlog.waiting
         if backlog.due:
@@ -363,6 +379,7 @@ class Operations:
 
     def mend_schedule(self, now: float) -> None:
         """After a clock was set back: what may run at once does not wait, and nothing waits longer than the bound."""
+        self.context.next_due = now  # what was known of the schedule was told in another time
         latest = now + self.context.limits.scheduled_ahead_s_max
         for row in self.rows.due_after(now, limit=1_000_000):
             if row.not_before is None:
@@ -416,6 +433,13 @@ class Operations:
             )
             self.context.outgoing = True
 
+    def _note_times(self, row: TaskRow) -> None:
+        context = self.context
+        if row.not_before is not None and row.not_before < context.next_due:
+            context.next_due = row.not_before
+        if row.expires_at is not None and row.expires_at < context.next_expiry:
+            context.next_expiry = row.expires_at
+
     def _bounded(self, not_before: float | None, now: float) -> float | None:
         if not_before is None or not_before <= now:
             return None
@@ -442,6 +466,10 @@ def _ruled(row: TaskRow, rule: Callable[..., Standing], *facts: object) -> Stand
         return rule(row.standing(), *facts)
     except IllegalStateError as error:
         raise IllegalStateError(f"task {row.task_id!r}: {error}") from None
+
+
+def _or_never(moment: float | None) -> float:
+    return math.inf if moment is None else moment
 
 
 def _due_at(not_before: float | None, now: float) -> float:

@@ -87,6 +87,9 @@ SELECT min(due_at) FROM task_wal WHERE state = 'pending' AND due_at > ?;
 SELECT {task} FROM task_wal WHERE state = 'pending' AND expires_at IS NOT NULL AND expires_at <= ?
 ORDER BY expires_at LIMIT ?;
 
+-- name: task_next_expiry
+SELECT min(expires_at) FROM task_wal WHERE state = 'pending' AND expires_at IS NOT NULL;
+
 -- name: task_due_after
 SELECT {task} FROM task_wal WHERE state = 'pending' AND due_at > ? ORDER BY due_at LIMIT ?;
 

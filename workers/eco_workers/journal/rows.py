@@ -53,6 +53,9 @@ class Rows(Protocol):
     def expired(self, now: float, limit: int) -> list[TaskRow]:
         """Pending rows whose own end has passed."""
 
+    def next_expiry(self) -> float | None:
+        """When the next pending row expires."""
+
     def due_after(self, moment: float, limit: int) -> list[TaskRow]:
         """Pending rows that are due later than `moment`."""
 

@@ -62,7 +62,8 @@ CREATE TABLE task_wal (
   synced_to_postgres INTEGER GENERATED ALWAYS AS (sync_status = 'synced') VIRTUAL
 ) STRICT;
 
-CREATE INDEX task_due ON task_wal (due_at, task_name) WHERE state = 'pending';
+-- The id stands before the name, so that rows due at one moment come in the order of their arrival without a sort.
+CREATE INDEX task_due ON task_wal (due_at, id, task_name) WHERE state = 'pending';
 CREATE INDEX task_expiring ON task_wal (expires_at) WHERE state = 'pending' AND expires_at IS NOT NULL;
 CREATE INDEX task_running ON task_wal (started_at) WHERE state = 'running';
 CREATE INDEX task_unacked ON task_wal (awaiting_since) WHERE owner = 'broker' AND state IN ('pending', 'running');

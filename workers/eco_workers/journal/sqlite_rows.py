@@ -125,6 +125,10 @@ class SqliteRows:
         """Pending rows whose own end has passed."""
         return self._tasks(self._sql["task_expired"], (now, limit))
 
+    def next_expiry(self) -> float | None:
+        """When the next pending row expires."""
+        return _first(self._execute(self._sql["task_next_expiry"]))
+
     def due_after(self, moment: float, limit: int) -> list[TaskRow]:
         """Pending rows that are due later."""
         return self._tasks(self._sql["task_due_after"], (moment, limit))

@@ -27,9 +27,7 @@ class Waking:
 
     async def wait_for_work(self, timeout_s: float) -> None:
         """Return when a row may have become due, at the latest when the next scheduled one does."""
-        next_due = self._context.next_due
-        if next_due is not None:
-            timeout_s = min(timeout_s, max(0.0, next_due - self._context.clock()))
+        timeout_s = min(timeout_s, max(0.0, self._context.next_due - self._context.clock()))
         await _wait(self.work, timeout_s)
 
     async def wait_for_outbox(self, timeout_s: float) -> None:

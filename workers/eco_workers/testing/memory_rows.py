@@ -91,6 +91,10 @@ class MemoryRows:
         """Pending rows whose own end has passed."""
         return [row for row in self._pending() if row.expires_at is not None and row.expires_at <= now][:limit]
 
+    def next_expiry(self) -> float | None:
+        """When the next pending row expires."""
+        return min((row.expires_at for row in self._pending() if row.expires_at is not None), default=None)
+
     def due_after(self, moment: float, limit: int) -> list[TaskRow]:
         """Pending rows that are due later."""
         return [row for row in self._pending() if row.due_at is not None and row.due_at > moment][:limit]
