@@ -1,6 +1,7 @@
 """`python -m eco_crds [DIRECTORY ...]` writes the CustomResourceDefinitions, one file a kind.
 
-A chart can only carry files of its own directory, so they are written twice: for people and for the chart.
+A chart can only carry files of its own directory, so they are written twice: for people and for the chart. Without a
+directory the table of conditions in the README is written anew as well.
 """
 
 import argparse
@@ -10,8 +11,11 @@ from typing import Any
 
 import yaml
 
+from eco_crds import conditions
 from eco_crds.schema import KINDS, Kind, custom_resource_definition
 
+TABLE_BEGIN = "<!-- conditions: written by `python -m eco_crds` -->\n"
+TABLE_END = "\n<!-- end of conditions -->"
 HEADER = "# Generated from crds/eco_crds by `python -m eco_crds`; change the models, not this file.\n"
 
 
@@ -28,6 +32,13 @@ def render(kind: Kind) -> str:
     return HEADER + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=118, allow_unicode=True)
 
 
+def with_table(readme: str) -> str:
+    """The README with the table of conditions as the code has it now."""
+    before, _, rest = readme.partition(TABLE_BEGIN)
+    _, _, after = rest.partition(TABLE_END)
+    return f"{before}{TABLE_BEGIN}{conditions.as_markdown()}{TABLE_END}{after}"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write all manifests and name each file that was written."""
     root = Path(__file__).resolve().parents[2]
@@ -35,7 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eco_crds", description="Write the CustomResourceDefinitions.")
     where = "where to; crds/manifests and the operator's chart when not given"
     parser.add_argument("directory", nargs="*", type=Path, default=everywhere, help=where)
-    for directory in parser.parse_args(arguments).directory:
+    directories: list[Path] = parser.parse_args(arguments).directory
+    if directories == everywhere:
+        readme = root / "crds" / "README.md"
+        readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for directory in directories:
         directory.mkdir(parents=True, exist_ok=True)
         for kind in KINDS:
             path = directory / f"{kind.crd_name}.yaml"

@@ -115,6 +115,17 @@ TABLE: Final = (
 )
 
 
+def as_markdown() -> str:
+    """The table for the documents, one part a kind."""
+    parts = []
+    for kind in dict.fromkeys(entry.kind for entry in TABLE):
+        rows = [f"| {it.type} | {it.status} | {it.reason} | {it.meaning} |" for it in TABLE if it.kind == kind]
+        parts.append(
+            "\n".join([f"### {kind}", "", "| Condition | Status | Reason | Meaning |", "|---|---|---|---|", *rows])
+        )
+    return "\n\n".join(parts)
+
+
 def find(kind: str, type_: str, status: str, reason: str) -> Entry | None:
     """The entry of the table, or None for a verdict that nobody has documented."""
     wanted = (kind, type_, status, reason)
