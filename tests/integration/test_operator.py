@@ -1,0 +1,525 @@
+"""The operator as a process of its own against a real API server; only nodes, controllers and workers are stand-ins."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from eco_crds import contract
+from eco_crds.wal import JournalMode, WalAges, WalCounts
+from eco_operator import cluster as operator_cluster
+from eco_operator import kinds
+from eco_operator.cluster import Cluster
+from tests.support.api import ROOT
+from tests.support.apiserver import ApiServer, bare_api_server
+from tests.support.fleet import Fleet, fleet
+from tests.support.processes import Program, free_port
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.cluster
+
+IMAGE = "registry.example/worker:1"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ApiServer]:
+    with bare_api_server() as running:
+        for manifest in sorted((ROOT / "crds/manifests").iterdir()):
+            _kubectl(running, "apply", "--server-side", "-f", str(manifest))
+        _kubectl(running, "wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        yield running
+
+
+@dataclass(slots=True)
+class World:
+    """One namespace with an operator that serves it."""
+
+    server: ApiServer
+    namespace: str
+    cluster: Cluster
+    fleet: Fleet
+    operator: Program
+    port: int
+
+    def kubectl(self, *arguments: str, given: Any = None) -> str:
+        return _kubectl(self.server, "-n", self.namespace, *arguments, given=given)
+
+    async def worker(self, name: str = "storage") -> dict[str, Any]:
+        return await self.cluster.get(kinds.ECO_WORKER, self.namespace, name)
+
+    async def condition(self, type_: str, name: str = "storage") -> tuple[str, str]:
+        """Status and reason, two empty strings when it is not there."""
+        found = (await self.worker(name)).get("status", {}).get("conditions", [])
+        return next(((it["status"], it["reason"]) for it in found if it["type"] == type_), ("", ""))
+
+    async def until_condition(self, type_: str, status: str, reason: str, *, within_s: float = 15) -> float:
+        async def holds() -> bool:
+            return await self.condition(type_) == (status, reason)
+
+        return await until(f"{type_}={status}/{reason}", holds, within_s=within_s)
+
+    async def until_ready(self) -> None:
+        await self.until_condition("Ready", "True", "AllShardsReady")
+
+    async def exists(self, kind: kinds.Kind, name: str) -> bool:
+        try:
+            await self.cluster.get(kind, self.namespace, name)
+        except operator_cluster.errors.NotFoundError:
+            return False
+        return True
+
+    async def events(self) -> list[tuple[str, str]]:
+        answer = json.loads(self.kubectl("get", "events", "-o", "json"))
+        return [(item["reason"], item["involvedObject"]["kind"]) for item in answer["items"]]
+
+    def restart_operator(self, number: int = signal.SIGTERM) -> None:
+        self.operator.stop(number)
+        self.operator.start()
+
+    def health(self, path: str) -> int:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    async def until_operator_ready(self) -> None:
+        async def ready() -> bool:
+            return await asyncio.to_thread(self.health, "/readyz") == 200
+
+        await until("the operator is ready", ready, within_s=60)
+
+
+@pytest.fixture
+async def world(server: ApiServer, tmp_path: Path) -> AsyncIterator[World]:
+    async with _world(server, tmp_path) as made:
+        yield made
+
+
+@asynccontextmanager
+async def _world(server: ApiServer, place: Path) -> AsyncIterator[World]:
+    namespace = f"op-{uuid.uuid4().hex[:8]}"
+    _kubectl(server, "create", "namespace", namespace)
+    os.environ["KUBECONFIG"] = str(server.kubeconfig)
+    operator, port = operator_program(server, namespace, place)
+    async with await operator_cluster.connect() as cluster, fleet(cluster, namespace) as simulated:
+        # The operator is told apart by its user agent; what the stand-ins write must not count as its writes.
+        cluster._client.user_agent = "stand-in"
+        made = World(server, namespace, cluster, simulated, operator, port)
+        try:
+            operator.start()
+            await made.until_operator_ready()
+            yield made
+        finally:
+            operator.stop()
+            os.environ.pop("KUBECONFIG", None)
+
+
+def operator_program(server: ApiServer, namespace: str, place: Path, **settings: str) -> tuple[Program, int]:
+    port = free_port()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "KUBECONFIG": str(server.kubeconfig),
+        "ECO_OPERATOR_NAMESPACES": namespace,
+        "ECO_OPERATOR_LEASE_NAMESPACE": namespace,
+        "ECO_OPERATOR_HTTP_HOST": "127.0.0.1",
+        "ECO_OPERATOR_HTTP_PORT": str(port),
+        "ECO_OPERATOR_DEFAULT_WORKER_IMAGE": IMAGE,
+        "ECO_OPERATOR_PROBE_INTERVAL_S": "0.3",
+        "ECO_OPERATOR_PROBE_TIMEOUT_S": "0.5",
+        "ECO_OPERATOR_RESYNC_INTERVAL_S": "1.5",
+        "ECO_OPERATOR_STATUS_INTERVAL_S": "3",
+        **settings,
+    }
+    return Program("operator", [sys.executable, "-m", "eco_operator", "run"], place / "operator.log", environment), port
+
+
+def example(**changes: Any) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((ROOT / "crds/examples/ecoworker-storage.yaml").read_text())
+    document["spec"].update(changes)
+    return document
+
+
+def sync() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((ROOT / "crds/examples/walsync-storage.yaml").read_text())
+    return document
+
+
+def _kubectl(server: ApiServer, *arguments: str, given: Any = None) -> str:
+    done = subprocess.run(
+        [str(server.kubectl), "--kubeconfig", str(server.kubeconfig), *arguments],
+        input=None if given is None else yaml.safe_dump(given),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+async def test_an_ecoworker_gets_its_objects_and_becomes_ready(world: World) -> None:
+    world.kubectl("apply", "-f", "-", given=example())
+    await world.until_ready()
+    for shard in ("storage-0", "storage-1"):
+        assert await world.exists(kinds.DEPLOYMENT, shard)
+        assert await world.exists(kinds.CLAIM, f"wal-{shard}")
+        told = await world.cluster.get(kinds.CONFIG_MAP, world.namespace, f"{shard}-journal")
+        assert told["data"][contract.JOURNAL_UUID_KEY] == f"uuid-{shard}"
+    assert await world.exists(kinds.SERVICE, "storage")
+    line = world.kubectl("get", "ecoworker", "storage", "--no-headers").split()
+    assert line[1:3] == ["2/2", "Healthy"]
+    found = await world.worker()
+    assert "finalizers" not in found["metadata"]
+    assert not [name for name in found["metadata"].get("annotations", {}) if "kopf" in name]
+    assert {("ShardCreated", "EcoWorker"), ("ClaimCreated", "EcoWorker")} <= set(await world.events())
+
+
+async def test_a_converged_fleet_causes_no_write_not_even_after_a_restart(world: World) -> None:
+    world.kubectl("apply", "-f", "-", given=example())
+    world.kubectl("apply", "-f", "-", given=sync())
+    await world.until_ready()
+    await _quiet(world, for_s=2)
+    written = await _writes_during(world, for_s=5)  # three resyncs and a dozen rounds of probes
+    assert written == []
+    log = world.server.audit()
+    world.restart_operator()
+    await world.until_operator_ready()
+    await asyncio.sleep(5)  # the measurement itself: nothing may be written in this time
+    assert world.server.operator_writes(log) == []
+
+
+async def test_a_deployment_deleted_by_hand_is_back_within_ten_seconds(world: World) -> None:
+    world.kubectl("apply", "-f", "-", given=example())
+    await world.until_ready()
+    before = (await world.cluster.get(kinds.DEPLOYMENT, world.namespace, "storage-1"))["metadata"]["uid"]
+    world.kubectl("delete", "deployment", "storage-1", "--wait=false")
+
+    async def back() -> bool:
+        if not await world.exists(kinds.DEPLOYMENT, "storage-1"):
+            return False
+        found = await world.cluster.get(kinds.DEPLOYMENT, world.namespace, "storage-1")
+        return bool(found["metadata"]["uid"] != before)
+
+    assert await until("storage-1 is back", back, within_s=10) < 10
+
+
+async def test_a_field_that_somebody_else_changed_is_set_back(world: World) -> None:
+    world.kubectl("apply", "-f", "-", given=example(replicas=1))
+    await world.until_ready()
+    world.kubectl("set", "image", "deployment/storage-0", "worker=evil:1")
+
+    async def mended() -> bool:
+        found = await world.cluster.get(kinds.DEPLOYMENT, world.namespace, "storage-0")
+        return bool(found["spec"]["template"]["spec"]["containers"][0]["image"] == IMAGE)
+
+    await until("the image is ours again", mended, within_s=10)
+
+
+async def test_a_field_that_we_do_not_own_is_left_alone(world: World) -> None:
+    world.kubectl("apply", "-f", "-", given=example(replicas=1))
+    await world.until_ready()
+    await _quiet(world, for_s=1)
+    log = world.server.audit()
+    world.kubectl("annotate", "deployment/storage-0", "example.org/theirs=yes")
+    await asyncio.sleep(3)  # the measurement itself: longer than a resync
+    found = await world.cluster.get(kinds.DEPLOYMENT, world.namespace, "storage-0")
+    assert found["metadata"]["annotations"]["example.org/theirs"] == "yes"
+    # An annotation raises a Deployment's generation, so the status may pass through Reconciling; the object stays.
+    assert not [write for write in world.server.operator_writes(log) if "deployments" in write]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "reason"),
+    [
+        ({"mode": JournalMode.QUARANTINED, "last_error": "page 7"}, "False", "Corrupt"),
+        ({"mode": JournalMode.READ_ONLY}, "False", "Full"),
+        ({"mode": JournalMode.LOST}, "False", "Lost"),
+        ({"mode": JournalMode.FENCED}, "False", "Fenced"),
+        ({"journal_uuid": "another"}, "False", "Lost"),
+        ({"counts": WalCounts(due=3), "ages": WalAges(last_progress_s=301)}, "False", "Stalled"),
+        ({"counts": WalCounts(due=3), "ages": WalAges(oldest_due_s=901, last_progress_s=1)}, "False", "Lagging"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, str) else "",
+)
+async def test_what_a_worker_reports_is_in_the_condition_within_fifteen_seconds(
+    world: World, changes: dict[str, Any], status: str, reason: str
+) -> None:
+    world.kubectl("apply", "-f", "-", given=example())
+    await world.until_ready()
+    well = world.fleet.workers["storage-1"].report
+    world.fleet.workers["storage-1"].says(**changes)
+    await world.until_condition("WALHealthy", status, reason)
+    assert await world.condition("Ready") == ("False", "WALUnhealthy")
+    assert world.kubectl("get", "ecoworker", "storage", "--no-headers").split()[2] == reason
+    world.fleet.workers["storage-1"].report = well
+    await world.until_ready()
+
+
+async def test_a_silent_worker_is_unknown_and_never_green(world: World) -> None:
+    world.kubectl("apply", "-f", "-", given=example())
+    await world.until_ready()
+    world.fleet.workers["storage-0"].is_silent = True
+    await world.until_condition("WALHealthy", "Unknown", "Unknown")
+    assert (await world.condition("Ready"))[0] != "True"
+    found = await world.worker()
+    shard = next(it for it in found["status"]["shards"] if it["name"] == "storage-0")
+    assert shard["lastReportTime"]
+    assert found["status"]["summary"]["pending"].startswith(">=")
+
+
+async def test_when_nobody_answers_the_headline_is_unknown_and_nothing_is_touched(world: World) -> None:
+    world.kubectl("apply", "-f", "-", given=example(replicas=3))
+    await world.until_ready()
+    for worker in world.fleet.workers.values():
+        worker.is_silent = True
+    await world.until_condition("Ready", "Unknown", "ProbeUnavailable")
+    for index in range(3):
+        found = await world.cluster.get(kinds.DEPLOYMENT, world.namespace, f"storage-{index}")
+        assert found["spec"]["replicas"] == 1
+
+
+async def test_pending_work_is_counted_and_dated(world: World) -> None:
+    world.kubectl("apply", "-f", "-", given=example())
+    await world.until_ready()
+    world.fleet.workers["storage-0"].says(
+        counts=WalCounts(due=5, running=2, unsynced=4), ages=WalAges(oldest_due_s=42, last_progress_s=1)
+    )
+
+    async def shown() -> bool:
+        summary = (await world.worker())["status"]["summary"]
+        return bool(summary["pending"] == "7" and summary["unsynced"] == "4")
+
+    # Written at once after a quiet time, else within the interval of coarse numbers.
+    await until("the numbers are shown", shown, within_s=10)
+    assert (await world.worker())["status"]["oldestPendingTime"]
+
+
+async def test_claims_outlive_their_ecoworker_and_the_next_of_that_name_goes_on_with_them(world: World) -> None:
+    world.kubectl("apply", "-f", "-", given=example())
+    await world.until_ready()
+    world.fleet.workers["storage-0"].says(counts=WalCounts(due=9), ages=WalAges(last_progress_s=1))
+    await until("the probe has seen it", _asked_twice(world, "storage-0"), within_s=5)
+    old = (await world.cluster.get(kinds.CLAIM, world.namespace, "wal-storage-0"))["metadata"]["uid"]
+    world.kubectl("delete", "ecoworker", "storage", "--timeout=10s")
+
+    async def told() -> bool:
+        claim = await world.cluster.get(kinds.CLAIM, world.namespace, "wal-storage-0")
+        marked = contract.ANNOTATION_ORPHANED in claim["metadata"]["annotations"]
+        return marked and {("ClaimsKept", "EcoWorker"), ("ClaimKept", "PersistentVolumeClaim")} <= set(
+            await world.events()
+        )
+
+    await until("claims are marked and an event says so", told, within_s=15)
+    messages = world.kubectl("get", "events", "-o", "jsonpath={.items[?(@.reason=='ClaimsKept')].message}")
+    assert "9 unfinished tasks" in messages
+
+    async def cleared() -> bool:
+        return not await world.exists(kinds.DEPLOYMENT, "storage-0")
+
+    await until("the deployments are gone", cleared, within_s=10)
+    world.kubectl("apply", "-f", "-", given=example())
+    await world.until_ready()
+    claim = await world.cluster.get(kinds.CLAIM, world.namespace, "wal-storage-0")
+    assert claim["metadata"]["uid"] == old
+    assert claim["metadata"]["labels"][contract.LABEL_WORKER_UID] == (await world.worker())["metadata"]["uid"]
+
+    async def unmarked() -> bool:
+        found = await world.cluster.get(kinds.CLAIM, world.namespace, "wal-storage-0")
+        return contract.ANNOTATION_ORPHANED not in found["metadata"]["annotations"]
+
+    await until("the mark is gone", unmarked, within_s=10)
+    assert ("ClaimAdopted", "EcoWorker") in await world.events()
+
+
+async def test_an_object_of_a_needed_name_that_is_not_ours_is_left_alone_and_reported(world: World) -> None:
+    world.kubectl("create", "service", "clusterip", "storage", "--tcp=80")
+    before = await world.cluster.get(kinds.SERVICE, world.namespace, "storage")
+    world.kubectl("apply", "-f", "-", given=example(replicas=1))
+    await world.until_condition("Stalled", "True", "NameConflict")
+    after = await world.cluster.get(kinds.SERVICE, world.namespace, "storage")
+    assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+
+
+async def test_a_claim_that_is_not_ours_keeps_the_shard_from_starting(world: World) -> None:
+    theirs = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "wal-storage-0"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    world.kubectl("create", "-f", "-", given=theirs)
+    world.kubectl("apply", "-f", "-", given=example())
+    await world.until_condition("Stalled", "True", "ForeignClaim")
+    assert not await world.exists(kinds.DEPLOYMENT, "storage-0")
+    assert await world.exists(kinds.DEPLOYMENT, "storage-1")
+
+
+async def test_a_paused_ecoworker_is_watched_and_not_touched(world: World) -> None:
+    world.kubectl("apply", "-f", "-", given=example(replicas=1))
+    await world.until_ready()
+    world.kubectl("annotate", "ecoworker/storage", f"{contract.ANNOTATION_PAUSED}=true")
+    await world.until_condition("Paused", "True", "Annotation")
+    world.kubectl("delete", "deployment", "storage-0", "--wait=false")
+    await world.until_condition("Ready", "False", "ShardsNotReady")
+    assert not await world.exists(kinds.DEPLOYMENT, "storage-0")
+    world.kubectl("annotate", "ecoworker/storage", f"{contract.ANNOTATION_PAUSED}-")
+    await world.until_ready()
+    assert await world.condition("Paused") == ("", "")
+
+
+async def test_fewer_replicas_remove_the_highest_shards_and_keep_their_claims(world: World) -> None:
+    world.kubectl("apply", "-f", "-", given=example(replicas=3))
+    await world.until_ready()
+    world.kubectl("scale", "ecoworker/storage", "--replicas=1")
+
+    async def scaled() -> bool:
+        found = await world.worker()
+        return bool(found["status"]["replicas"] == 1) and not await world.exists(kinds.DEPLOYMENT, "storage-2")
+
+    await until("one shard is left", scaled, within_s=10)
+    assert await world.exists(kinds.CLAIM, "wal-storage-2")
+    assert await world.exists(kinds.DEPLOYMENT, "storage-0")
+
+
+async def test_the_token_outlives_a_change_of_its_secret(world: World) -> None:
+    world.kubectl("apply", "-f", "-", given=example(replicas=1))
+    await world.until_ready()
+    before = (await world.cluster.get(kinds.SECRET, world.namespace, "storage-admin-token"))["data"]
+    world.kubectl("label", "secret/storage-admin-token", f"{contract.LABEL_PART_OF}=theirs", "--overwrite")
+
+    async def mended() -> bool:
+        found = await world.cluster.get(kinds.SECRET, world.namespace, "storage-admin-token")
+        return bool(found["metadata"]["labels"][contract.LABEL_PART_OF] == contract.PART_OF)
+
+    await until("the label is ours again", mended, within_s=10)
+    assert (await world.cluster.get(kinds.SECRET, world.namespace, "storage-admin-token"))["data"] == before
+    assert before["token"] not in world.operator.log.read_text()
+
+
+async def test_a_walsync_reaches_the_workers_and_its_end_too(world: World) -> None:
+    world.kubectl("apply", "-f", "-", given=example(replicas=1))
+    world.kubectl("apply", "-f", "-", given=sync())
+    await world.until_ready()
+
+    async def told() -> bool:
+        return await world.exists(kinds.CONFIG_MAP, "storage-sync")
+
+    await until("the settings are handed over", told, within_s=10)
+    world.fleet.workers["storage-0"].says(sync_target="results", last_sync_s=1.0)
+
+    async def synced() -> bool:
+        return world.kubectl("get", "walsync", "storage", "--no-headers").split()[1:3] == ["True", "Synced"]
+
+    await until("the WalSync is Synced", synced, within_s=15)
+    world.kubectl("delete", "walsync", "storage")
+
+    async def gone() -> bool:
+        return not await told()
+
+    await until("the settings are gone", gone, within_s=10)
+
+
+async def test_of_two_walsyncs_on_one_ecoworker_the_younger_is_stalled(world: World) -> None:
+    world.kubectl("apply", "-f", "-", given=example(replicas=1))
+    older = sync()
+    world.kubectl("apply", "-f", "-", given=older)
+    younger = {**older, "metadata": {"name": "a-younger-one"}}
+    await asyncio.sleep(1.1)  # creation times have whole seconds
+    world.kubectl("apply", "-f", "-", given=younger)
+
+    async def overruled() -> bool:
+        found = await world.cluster.get(kinds.WAL_SYNC, world.namespace, "a-younger-one")
+        conditions = {it["type"]: it["reason"] for it in found.get("status", {}).get("conditions", ())}
+        return conditions.get("Stalled") == "Overruled"
+
+    await until("the younger is overruled", overruled, within_s=10)
+
+
+async def test_the_operator_ends_well_on_sigterm_and_gives_the_lease_back(world: World) -> None:
+    assert world.operator.stop() == 0
+    lease = await world.cluster.get(kinds.LEASE, world.namespace, "eco-operator")
+    assert not lease["spec"]["holderIdentity"]
+
+
+async def test_a_standby_takes_over_when_the_leader_is_killed(server: ApiServer, tmp_path: Path) -> None:
+    async with _world(server, tmp_path) as world:
+        times = {
+            "ECO_OPERATOR_LEASE_DURATION_S": "3",
+            "ECO_OPERATOR_RENEW_DEADLINE_S": "2",
+            "ECO_OPERATOR_RETRY_PERIOD_S": "0.5",
+        }
+        world.operator.stop()
+        place = tmp_path / "second"
+        first, _ = operator_program(server, world.namespace, tmp_path, ECO_OPERATOR_IDENTITY="first", **times)
+        second, _ = operator_program(server, world.namespace, place, ECO_OPERATOR_IDENTITY="second", **times)
+
+        async def holder() -> str:
+            lease = await world.cluster.get(kinds.LEASE, world.namespace, "eco-operator")
+            return str(lease["spec"]["holderIdentity"])
+
+        async def leads(who: str) -> bool:
+            return await holder() == who
+
+        try:
+            first.start()
+            await until("the first leads", lambda: leads("first"), within_s=15)
+            second.start()
+            first.kill()
+            await until("the second leads", lambda: leads("second"), within_s=10)
+            world.kubectl("apply", "-f", "-", given=example())
+            await world.until_ready()
+        finally:
+            first.kill()
+            second.stop()
+
+
+async def test_an_object_written_by_a_newer_api_does_not_stop_the_others(world: World) -> None:
+    """A spec that this operator refuses is told so, with the field, while others go on."""
+    world.kubectl("apply", "-f", "-", given=example(replicas=1))
+    await world.until_ready()
+    other = example(replicas=1)
+    other["metadata"]["name"] = "other"
+    other["spec"].pop("databases")
+    world.kubectl("apply", "-f", "-", given=other)
+    await until("both are ready", lambda: _ready(world, "other"), within_s=15)
+
+
+async def _ready(world: World, name: str) -> bool:
+    return await world.condition("Ready", name) == ("True", "AllShardsReady")
+
+
+def _asked_twice(world: World, shard: str) -> Any:
+    start = world.fleet.workers[shard].asked
+
+    async def asked() -> bool:
+        return world.fleet.workers[shard].asked >= start + 2
+
+    return asked
+
+
+async def _writes_during(world: World, *, for_s: float) -> list[str]:
+    log = world.server.audit()
+    await asyncio.sleep(for_s)  # the measurement itself: what is counted is what happens in this time
+    return world.server.operator_writes(log)
+
+
+async def _quiet(world: World, *, for_s: float) -> None:
+    async def quiet() -> bool:
+        return not await _writes_during(world, for_s=for_s)
+
+    await until("the operator has settled", quiet, within_s=20)
