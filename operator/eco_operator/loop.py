@@ -19,11 +19,12 @@ from eco_operator.act import Actor
 from eco_operator.cache import Cache, Key
 from eco_operator.cluster import Cluster
 from eco_operator.kinds import Kind
-from eco_operator.probes import Prober, ShardKey, Target
+from eco_operator.probes import Prober
 from eco_operator.queue import KeyQueue
 from eco_operator.reconcile import ecoworker, ecoworker_status, walsync
 from eco_operator.reconcile.observation import Observation, Policy, observe
 from eco_operator.settings import Settings
+from eco_operator.shards import ShardKey, Target
 
 logger = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 import aiohttp
 import structlog
@@ -16,45 +16,12 @@ from pydantic import ValidationError
 
 from eco_crds import contract
 from eco_crds.wal import WalReport
+from eco_operator.shards import Probe, ShardKey, Target
 
 logger = structlog.get_logger(__name__)
 
 REPORT_BYTES_MAX: Final = 65_536
 AGE_STEP_S: Final = 10.0
-
-
-class ShardKey(NamedTuple):
-    """One shard of one EcoWorker."""
-
-    namespace: str
-    worker: str
-    shard: str
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A pod that should answer for a shard."""
-
-    shard: ShardKey
-    pod_uid: str
-    ip: str
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """What is known of a shard's journal."""
-
-    report: WalReport | None
-    """The last report ever received, however old."""
-    age_s: float | None
-    """Seconds since it came; None when none ever did."""
-    pod_uid: str
-    """The pod that sent it."""
-    error: str
-    """Why the last attempt brought nothing; empty when it did."""
-    failures: int
-    """Attempts in a row that brought nothing."""
-    attempts: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import yaml
 from eco_crds import contract
 from eco_crds.wal import JournalMode, WalAges, WalCounts
 from eco_operator import cluster as operator_cluster
-from eco_operator import kinds
+from eco_operator import errors, kinds
 from eco_operator.cluster import Cluster
 from tests.support.api import ROOT
 from tests.support.apiserver import ApiServer, bare_api_server
@@ -76,7 +76,7 @@ class World:
     async def exists(self, kind: kinds.Kind, name: str) -> bool:
         try:
             await self.cluster.get(kind, self.namespace, name)
-        except operator_cluster.errors.NotFoundError:
+        except errors.NotFoundError:
             return False
         return True
 

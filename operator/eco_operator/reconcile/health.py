@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from eco_crds.ecoworker_status import WalState, worst
 from eco_crds.wal import JournalMode, WalReport
-from eco_operator.probes import Probe
+from eco_operator.shards import Probe
 
 
 @dataclass(frozen=True, slots=True)

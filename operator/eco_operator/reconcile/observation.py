@@ -14,7 +14,7 @@ from eco_crds.validation import Problem, validate
 from eco_crds.walsync import WalSync
 from eco_operator import kinds
 from eco_operator.cache import Cache, Child, Key, Owned
-from eco_operator.probes import Probe, ShardKey
+from eco_operator.shards import Probe, ShardKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from eco_crds.wal import WalReport
 from eco_crds.walsync import SyncedWorkerStatus, WalSync, WalSyncStatus, WalSyncSummary
 from eco_operator import kinds
 from eco_operator.cache import Cache, Key, Owned
-from eco_operator.probes import Probe, ShardKey
 from eco_operator.reconcile.findings import MESSAGE_LENGTH_MAX, Finding, dated, moment, total
 from eco_operator.reconcile.observation import Policy, read_status, valid_syncs
+from eco_operator.shards import Probe, ShardKey
 
 _TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 
