@@ -173,7 +173,8 @@ class Worker:
             settings.queues,
             intake.take,
             name=name,
-            prefetch_messages=settings.prefetch_messages,
+            # What is prefetched is out of the reach of other shards: a low bound must really leave it with the broker.
+            prefetch_messages=min(settings.prefetch_messages, settings.max_unfinished),
             on_channel_lost=journal.channel_lost,
         )
         self._bound = Bound(journal, self.consumer, settings.max_unfinished, settings.max_waiting)

@@ -8,7 +8,7 @@ from eco_workers.errors import PictureError, TaskFailedError
 from eco_workers.tasks.context import Context
 from eco_workers.tasks.registry import RetryPolicy, task
 
-PICTURE_BYTES_MAX: Final = 32 * 1024 * 1024
+PICTURE_BYTES_MAX: Final = 25 * 1024 * 1024
 
 
 class UploadedPicture(BaseModel):
