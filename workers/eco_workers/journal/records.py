@@ -5,7 +5,6 @@ checksum comes first behind the id, then the values that may be large, then all 
 """
 
 from marshal import dumps
-from marshal import dumps
 from typing import Final, NamedTuple
 from zlib import crc32
 

@@ -1,0 +1,36 @@
+"""The checksum of a row is a promise to files written years ago: its form must never drift."""
+
+import pytest
+from eco_workers.errors import JournalCorruptError
+from eco_workers.journal.records import TaskRow, checked_task, task_checksum
+
+ROW = TaskRow(
+    id=7, checksum=0, payload=b'{"n":1}', result=b"null", task_id="task-1", task_name="image.store", queue="q.batch",
+    headers="{}", state="completed", owner="journal", generation=0, attempts=1, version=3, messaged=0,
+    awaiting_since=None, not_before=None, due_at=None, expires_at=None, emits=0, incarnation="boot:3", salvaged=0,
+    created_at=1.25, started_at=2.5, ended_at=3.75, last_activity=3.75, error=None, sync_status="pending",
+    sync_retry_count=0, last_sync_attempt=None, sync_error="größer",
+)  # fmt: skip
+GOLDEN = 472_447_499
+
+
+def test_a_rows_checksum_is_what_it_was_when_the_first_file_was_written() -> None:
+    """Whatever Python runs it: a file outlives interpreters."""
+    assert task_checksum(ROW) == GOLDEN
+
+
+def test_every_value_but_the_id_is_covered() -> None:
+    """A bit that flips anywhere is found; salvage may give a row another id."""
+    sealed = ROW.sealed()
+    assert task_checksum(sealed._replace(id=8)) == sealed.checksum
+    for name in TaskRow._fields[2:]:
+        value = getattr(sealed, name)
+        other = b"other" if isinstance(value, bytes) else "other" if isinstance(value, str) else (value or 0) + 1
+        with pytest.raises(JournalCorruptError):
+            checked_task(sealed._replace(**{name: other}))
+
+
+def test_equal_text_gives_an_equal_checksum_however_it_came_to_be() -> None:
+    """Interned or built, ASCII or not: what is read from the file must give what was written."""
+    built = "".join(["task", "-", "1"])
+    assert task_checksum(ROW._replace(task_id=built)) == GOLDEN
