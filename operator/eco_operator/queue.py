@@ -104,9 +104,9 @@ class KeyQueue(Generic[KeyT]):
         pause_s = None
         if failed:
             pause_s = self._pause(key, retry_after_s)
-            self._add_later(key, pause_s)
             # What came in the meantime must not run round the pause, or a failing key spins.
             self._again.discard(key)
+            self._add_later(key, pause_s)
             return pause_s
         self._failures.pop(key, None)
         if key in self._again:
