@@ -13,28 +13,26 @@ from eco_crds import contract
 from eco_crds.ecoworker import EcoWorker
 from eco_crds.schema import KINDS
 from eco_crds.walsync import WalSync
-from tests.support.api import ROOT, Api, connect
+from tests.support.api import ROOT, Api, api_server, install_definitions
 from tests.support.cases import BadChange, BadObject, merge, valid
 
 pytestmark = pytest.mark.cluster
 
 BAD = [case for plural in ("ecoworkers", "walsyncs") for case in BadObject.all(plural)]
 CHANGES = BadChange.all("ecoworkers")
-# An operator that may run there leaves these objects alone.
+# An operator that may run on a developer's own server leaves these objects alone.
 PAUSED = {"metadata": {"annotations": {contract.ANNOTATION_PAUSED: "true"}}}
 OBJECTS = sorted(path for path in (ROOT / "tests/data/resources").glob("*/*.yaml") if path.stem != "ecoworker")
 
 
 @pytest.fixture(scope="module")
-def api(request: pytest.FixtureRequest) -> Iterator[Api]:
-    found = connect(request)
-    found.must("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds/manifests"))
-    for kind in KINDS:
-        found.must("wait", "--for=condition=Established", f"crd/{kind.crd_name}", "--timeout=30s")
-    name = f"crds-{uuid.uuid4().hex[:8]}"
-    found.must("create", "namespace", name)
-    yield replace(found, namespace=name)
-    found.must("delete", "namespace", name, "--wait=false")
+def api() -> Iterator[Api]:
+    with api_server() as server:
+        install_definitions(server)
+        name = f"crds-{uuid.uuid4().hex[:8]}"
+        server.must("create", "namespace", name)
+        yield replace(server, namespace=name)
+        server.must("delete", "namespace", name, "--wait=false")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "crds/examples").iterdir()), ids=lambda path: path.stem)

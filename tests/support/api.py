@@ -1,19 +1,23 @@
 """A Kubernetes API server for tests, asked through kubectl as a user would.
 
-`ECO_TEST_KUBECONFIG` names one of the developer's own (etcd and kube-apiserver are enough); else the lab's is used.
+`ECO_TEST_KUBECONFIG` names one of the developer's own (etcd and kube-apiserver are enough); else a bare one is started:
+definitions that a test puts into the lab's cluster would be in the way of a release of the chart.
 """
 
 import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
+from eco_crds.schema import KINDS
+from tests.support.apiserver import bare_api_server
 from tests.support.parts import require
 
 REQUEST_TIMEOUT_S = 60
@@ -60,12 +64,21 @@ class Api:
         return found
 
 
-def connect(request: pytest.FixtureRequest) -> Api:
-    """The server that the environment names, else the lab's."""
+@contextmanager
+def api_server() -> Iterator[Api]:
+    """The server that the environment names, else a bare one that is gone afterwards."""
     own = os.environ.get("ECO_TEST_KUBECONFIG")
     if own:
         kubectl = shutil.which("kubectl")
         require(kubectl, "kubectl on the PATH")
-        return Api(str(kubectl), own)
-    lab = request.getfixturevalue("lab")
-    return Api(str(lab.kubectl), str(lab.kubeconfig))
+        yield Api(str(kubectl), own)
+        return
+    with bare_api_server() as server:
+        yield Api(str(server.kubectl), str(server.kubeconfig))
+
+
+def install_definitions(api: Api) -> None:
+    """Let the server know both kinds."""
+    api.must("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds/manifests"))
+    for kind in KINDS:
+        api.must("wait", "--for=condition=Established", f"crd/{kind.crd_name}", "--timeout=30s")
