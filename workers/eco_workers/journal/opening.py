@@ -37,7 +37,7 @@ from eco_workers.journal.session import SqliteSession
 from eco_workers.journal.space import Space
 from eco_workers.journal.sqlite_rows import SqliteRows
 from eco_workers.journal.upkeep import Upkeep
-from eco_workers.journal.walfile import survey
+from eco_workers.journal.walfile import WalSurvey, survey
 
 PRAGMAS: Final[Mapping[str, str | int]] = {
     "journal_mode": "wal",
@@ -138,11 +138,16 @@ def open_session(plan: Plan, lock: JournalLock) -> tuple[SqliteSession, str]:
     _refuse_quarantined(plan)
     if not plan.path.exists():
         _create(plan)
+    try:
+        check_header(plan.path)
+    except JournalCorruptError as error:
+        quarantine(plan, str(error))
+        raise
     found = survey(plan.path.with_name(plan.path.name + "-wal"))
     connection: apsw.Connection | None = None
     try:
         connection = connect(plan)
-        _check(connection, plan, found.lost, header_fits=found.header_fits or not found.commits)
+        _check(connection, plan, found)
         reached("open.checked")
         session, uuid = _take_over(connection, plan, lock)
     except (apsw.Error, JournalError) as error:
@@ -199,6 +204,16 @@ def _create(plan: Plan) -> None:
             f"open journal {plan.path}: the database is gone and its write-ahead log is still there"
         )
     beside = plan.path.with_name(plan.path.name + ".new")
+    build_file(plan, beside, uuid=str(uuid4()), epoch=0)
+    for stale in ("-wal", "-shm", "-journal"):
+        plan.files.unlink(plan.path.with_name(plan.path.name + stale))
+    plan.files.rename(beside, plan.path)
+
+
+def build_file(
+    plan: Plan, beside: Path, *, uuid: str, epoch: int, fill: Callable[[SqliteRows], None] | None = None
+) -> None:
+    """Build a whole journal at another place: identity, epoch, and what `fill` puts in, in transactions of its own."""
     for leftover in ("", "-wal", "-shm", "-journal"):
         beside.with_name(beside.name + leftover).unlink(missing_ok=True)
     connection = apsw.Connection(str(beside), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, vfs=plan.vfs)
@@ -210,34 +225,57 @@ def _create(plan: Plan) -> None:
         rows = SqliteRows(connection, plan.queries)
         connection.execute("BEGIN IMMEDIATE")
         rows.create_ledger()
-        rows.put_meta("journal_uuid", str(uuid4()))
-        rows.put_meta("namespace", plan.identity.namespace)
-        rows.put_meta("worker", plan.identity.worker)
-        rows.put_meta("shard", plan.identity.shard)
+        rows.epoch = epoch
+        rows.write_ledger()
+        rows.put_meta("journal_uuid", uuid)
+        write_identity(rows, plan.identity)
         rows.put_meta("created_at", repr(plan.clock()))
         connection.execute("COMMIT")
+        if fill is not None:
+            fill(rows)
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     finally:
         connection.close()
-    for stale in ("-wal", "-shm", "-journal"):
-        plan.files.unlink(plan.path.with_name(plan.path.name + stale))
-    plan.files.rename(beside, plan.path)
 
 
-def _check(connection: apsw.Connection, plan: Plan, lost_commits: Callable[[int], int], *, header_fits: bool) -> None:
-    """Replay the log and look at the file: application, lost commits, structure as far as the time allows."""
-    application = int(connection.pragma("application_id"))  # the first read: SQLite replays the log here
+def write_identity(rows: SqliteRows, identity: Identity) -> None:
+    """Write whose journal this is."""
+    rows.put_meta("namespace", identity.namespace)
+    rows.put_meta("worker", identity.worker)
+    rows.put_meta("shard", identity.shard)
+
+
+def check_header(path: Path) -> None:
+    """Refuse what is no journal before SQLite has opened it: opening alone would turn it into a file with a log."""
+    with path.open("rb") as stream:
+        header = stream.read(100)
+    if not header.startswith(b"SQLite format 3\0") or len(header) < 100:
+        raise JournalCorruptError(f"open journal {path}: its first page is no SQLite header")
+    application = int.from_bytes(header[68:72], "big")
     if application != APPLICATION_ID:
         raise JournalRefusedError(
-            f"open journal {plan.path}: no journal but another SQLite file (application {application:#x})"
+            f"open journal {path}: not a journal but another SQLite file (application {application:#x})"
         )
+
+
+def check_log(connection: apsw.Connection, found: WalSurvey) -> str:
+    """Let SQLite replay the log and compare with what stood in it; the problem, empty when there is none."""
+    connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     replayed, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-    lost = lost_commits(max(0, replayed))
-    if lost or not header_fits:
-        raise JournalCorruptError(
-            f"open journal {plan.path}: its write-ahead log is damaged at frame {max(0, replayed) + 1},"
-            f" and at least {lost} durable commits behind it cannot be replayed"
+    lost = found.lost(max(0, replayed))
+    if lost or (found.commits and not found.header_fits):
+        return (
+            f"the write-ahead log is damaged at frame {max(0, replayed) + 1}, and at least {max(1, lost)} durable"
+            " commits behind it cannot be replayed"
         )
+    return ""
+
+
+def _check(connection: apsw.Connection, plan: Plan, found: WalSurvey) -> None:
+    """Replay the log and look at the file: lost commits, then the structure as far as the time allows."""
+    problem = check_log(connection, found)
+    if problem:
+        raise JournalCorruptError(f"open journal {plan.path}: {problem}")
     mark = suspect_mark(plan.path)
     if mark.exists():
         problems = check_everything(connection, plan.queries)
@@ -253,13 +291,13 @@ def _take_over(connection: apsw.Connection, plan: Plan, lock: JournalLock) -> tu
     reached("open.before-migrate")
     migrate(connection, plan.migrations)
     rows = SqliteRows(connection, plan.queries)
-    uuid = _check_identity(rows, plan, lock)
+    uuid = _check_identity(rows, plan)
     context = Context(plan.clock, plan.limits)
     operations = Upkeep(rows, context)
     space = Space(plan.path, plan.limits, plan.files)
     connection.execute(plan.queries["begin"])
     rows.read_ledger()
-    known = max(plan.known_epoch, _noted_epoch(lock, uuid))
+    known = max(plan.known_epoch, noted_epoch(lock, uuid))
     if rows.epoch < known:
         connection.execute(plan.queries["rollback"])
         raise JournalRefusedError(
@@ -282,8 +320,7 @@ def _take_over(connection: apsw.Connection, plan: Plan, lock: JournalLock) -> tu
     return session, uuid
 
 
-def _check_identity(rows: SqliteRows, plan: Plan, lock: JournalLock) -> str:
-    del lock
+def _check_identity(rows: SqliteRows, plan: Plan) -> str:
     uuid = rows.meta("journal_uuid")
     if plan.known_uuid and uuid != plan.known_uuid:
         raise JournalLostError(
@@ -299,7 +336,8 @@ def _check_identity(rows: SqliteRows, plan: Plan, lock: JournalLock) -> str:
     return uuid
 
 
-def _noted_epoch(lock: JournalLock, uuid: str) -> int:
+def noted_epoch(lock: JournalLock, uuid: str) -> int:
+    """The epoch that the last holder of the lock wrote down; 0 when it held another journal or none."""
     noted = lock.read()
     epoch = noted.get("epoch", "")
     return int(epoch) if noted.get("uuid") == uuid and epoch.isdigit() else 0
