@@ -452,13 +452,11 @@ class Operations:
 
 
 def _with(row: TaskRow, standing: Standing, **changes: object) -> TaskRow:
-    return row._replace(
-        state=standing.state.value,
-        owner=standing.owner.value,
-        generation=standing.generation,
-        messaged=int(standing.messaged),
-        **changes,  # type: ignore[arg-type]  # field names of TaskRow; NamedTuple refuses any other
-    )
+    changes["state"] = standing.state.value
+    changes["owner"] = standing.owner.value
+    changes["generation"] = standing.generation
+    changes["messaged"] = int(standing.messaged)
+    return row.altered(changes)
 
 
 def _ruled(row: TaskRow, rule: Callable[..., Standing], *facts: object) -> Standing:

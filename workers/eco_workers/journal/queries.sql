@@ -50,12 +50,19 @@ SELECT id, checksum, payload, result, task_id, task_name, queue, headers, state,
 FROM task_wal WHERE task_id = ?;
 
 -- name: task_insert
--- A task that has a row already is left alone; what comes back are the ids of those that were added.
+-- A task that has a row already is left alone. No RETURNING: SQLite makes a temporary table for it, each time.
 INSERT INTO task_wal (id, checksum, payload, result, task_id, task_name, queue, headers, state, owner, generation,
   attempts, version, messaged, awaiting_since, not_before, due_at, expires_at, emits, incarnation, salvaged, created_at,
   started_at, ended_at, last_activity, error, sync_status, sync_retry_count, last_sync_attempt, sync_error)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (task_id) DO NOTHING RETURNING task_id;
+ON CONFLICT (task_id) DO NOTHING;
+
+-- name: task_highest
+SELECT coalesce(max(id), 0) FROM task_wal;
+
+-- name: task_above
+-- Rows added since `task_highest`: a new row's id is above all others.
+SELECT task_id FROM task_wal WHERE id > ?;
 
 -- name: task_store
 -- Everything that changes while a row lives. The payload and its like are not named, so SQLite leaves them alone.

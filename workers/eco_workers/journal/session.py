@@ -67,6 +67,7 @@ class SqliteSession:
             value = operation(self.operations)
         except BaseException:
             self.rows.counters.restore(counters)
+            self.rows.forget()
             if connection.in_transaction:
                 connection.execute(self._rollback_operation)
                 connection.execute(self._release)
@@ -83,6 +84,7 @@ class SqliteSession:
     def abandon(self) -> None:
         """Undo the group."""
         self.rows.counters.restore(self._counters_at_begin)
+        self.rows.forget()
         if self._connection.in_transaction:
             self._connection.execute(self._rollback)
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 import apsw
 
 from eco_workers.errors import JournalCorruptError
+from eco_workers.journal.model import State
 from eco_workers.journal.queries import QUERIES
 from eco_workers.journal.records import (
     CacheRow,
@@ -32,6 +33,8 @@ class SqliteRows:
         self._sql = queries
         self._execute = connection.execute
         self._named: dict[tuple[str, int], str] = {}
+        # Running rows as they were written last: who runs a task holds its payload anyway, and its end needs no read.
+        self._running: dict[str, TaskRow] = {}
 
     # -- ledger and meta ------------------------------------------------------------------------------------------
 
@@ -72,8 +75,15 @@ class SqliteRows:
 
     # -- tasks ----------------------------------------------------------------------------------------------------
 
+    def forget(self) -> None:
+        """Read rows again from the file: what was written since a savepoint has been undone."""
+        self._running.clear()
+
     def load(self, task_id: str) -> TaskRow | None:
         """The row of a task."""
+        known = self._running.get(task_id)
+        if known is not None:
+            return known
         row = self._execute(self._sql["task_load"], (task_id,)).fetchone()
         if row is None:
             return None
@@ -84,7 +94,14 @@ class SqliteRows:
 
     def insert(self, rows: Sequence[TaskRow]) -> set[str]:
         """Add rows whose task has none yet."""
-        added = {row[0] for row in self.connection.executemany(self._sql["task_insert"], rows)}
+        connection = self.connection
+        highest = self._execute(self._sql["task_highest"]).fetchone()[0]
+        changes = connection.total_changes()
+        connection.executemany(self._sql["task_insert"], rows)
+        if connection.total_changes() - changes == len(rows):
+            added = {row.task_id for row in rows}
+        else:
+            added = {row[0] for row in self._execute(self._sql["task_above"], (highest,))}
         for row in rows:
             if row.ended_at is not None and row.task_id in added:
                 self.counters.task(None, row)
@@ -97,16 +114,23 @@ class SqliteRows:
             (after[1], after[3], *after[8:17], after[18], after[19], *after[22:30], before[0]),
         )
         self._changed_one(before)
-        self.counters.task(before, after)
+        if after.state == State.RUNNING:
+            self._running[after.task_id] = after
+        else:
+            self._running.pop(after.task_id, None)
+        if before.ended_at is not None or after.ended_at is not None:
+            self.counters.task(before, after)
 
     def replace(self, before: TaskRow, after: TaskRow) -> None:
         """Write all of a row."""
+        self._running.pop(before.task_id, None)
         self._execute(self._sql["task_replace"], (*after[1:], before[0]))
         self._changed_one(before)
         self.counters.task(before, after)
 
     def delete(self, row: TaskRow) -> None:
         """Remove a row with its checkpoints and its sent messages."""
+        self._running.pop(row.task_id, None)
         self._execute(self._sql["task_delete"], (row.id,))
         self._changed_one(row)
         self._execute(self._sql["steps_drop"], (row.task_id,))
