@@ -95,7 +95,7 @@ class SqliteRows:
     def insert(self, rows: Sequence[TaskRow]) -> set[str]:
         """Add rows whose task has none yet."""
         connection = self.connection
-        highest = self._execute(self._sql["task_highest"]).fetchone()[0]
+        highest = _first(self._execute(self._sql["task_highest"]))
         changes = connection.total_changes()
         connection.executemany(self._sql["task_insert"], rows)
         if connection.total_changes() - changes == len(rows):
