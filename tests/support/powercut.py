@@ -208,6 +208,7 @@ class RecordingVFS(apsw.VFS):
 
     def __init__(self, name: str, recorder: Recorder) -> None:
         super().__init__(name, "")
+        self.name = name
         self._recorder = recorder
 
     def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
@@ -306,6 +307,7 @@ class Disk:
 
 def write_image(image: Mapping[str, bytes], directory: Path) -> None:
     """Make a directory hold exactly an image; one that is in use must not be given."""
+    directory.mkdir(parents=True, exist_ok=True)
     for path in sorted(directory.rglob("*"), reverse=True):
         if path.is_dir():
             path.rmdir()
