@@ -63,8 +63,8 @@ class ShardStatus(StatusModel):
     """Node that the pod runs on."""
     image: str | None = Field(None, max_length=1024)
     """Image of the worker."""
-    template_hash: str | None = Field(None, max_length=64)
-    """Revision of the pod template that the shard runs."""
+    revision: str | None = Field(None, max_length=64)
+    """Revision of the shard's Deployment: the hash of what was wanted when it was last applied."""
     claim: str | None = Field(None, max_length=253)
     """Claim of the volume that holds the journal."""
     journal_uuid: str | None = Field(None, max_length=64)

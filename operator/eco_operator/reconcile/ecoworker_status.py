@@ -213,6 +213,7 @@ def _shard(seen: Observation, shard: Shard, bounds: Bounds) -> ShardStatus:
             "pod": pod.name if pod is not None else None,
             "node": (pod.pod.node or None) if pod is not None and pod.pod is not None else None,
             "image": child.deployment.image if child is not None and child.deployment is not None else None,
+            "revision": (child.desired_hash or None) if child is not None else None,
             "claim": shard.claim.name if shard.claim is not None else None,
             "journal_uuid": shard.known_uuid or numbers.journal_uuid,
             "last_report_time": _last_report(shard, verdict, seen),

@@ -5,7 +5,7 @@ from typing import Final
 from eco_crds import contract
 from eco_crds.ecoworker import EcoWorker
 from eco_crds.fields import SecretKeyRef
-from eco_operator.resources.metadata import Manifest, digest, object_metadata, shard_labels, with_hash
+from eco_operator.resources.metadata import Manifest, object_metadata, shard_labels, with_hash
 
 # Scratch space for what is in the making; the rest of the root is read-only.
 TMP_SIZE_LIMIT: Final = "512Mi"
@@ -35,11 +35,6 @@ def build(worker: EcoWorker, index: int, *, image: str, replicas: int = 1) -> Ma
             },
         }
     )
-
-
-def template_hash(deployment: Manifest) -> str:
-    """Names the revision of a pod template, as `status.shards[].templateHash` has it."""
-    return digest(deployment["spec"]["template"])
 
 
 def _selector(worker: EcoWorker, index: int) -> dict[str, str]:
