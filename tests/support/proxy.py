@@ -57,8 +57,9 @@ class _Link:
 class Proxy:
     """Listens on a loopback port and passes bytes to another."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, target_host: str = "127.0.0.1") -> None:
         self._target_port = target_port
+        self._target_host = target_host
         self._mode = Mode.PASS
         self._delay_s = 0.0
         self._trigger = b""
@@ -143,7 +144,7 @@ class Proxy:
             _reset(writer)
             return
         try:
-            from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target_port)
+            from_server, to_server = await asyncio.open_connection(self._target_host, self._target_port)
         except OSError:
             _reset(writer)
             return

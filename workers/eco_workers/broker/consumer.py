@@ -94,6 +94,7 @@ class Consumer:
         self._in_hand = 0
         self._state = ConsumerStatistics()
         self._inbox: Inbox | None = None
+        self._channel: DeliveryChannel | None = None
         self._last_delivery = 0.0
 
     def statistics(self) -> ConsumerStatistics:
@@ -149,13 +150,13 @@ class Consumer:
                 setup = await connection.channel(publisher_confirms=False)
                 await declare(setup, self._topology)
                 await setup.close()
-                channel = await wire.open_delivery_channel(connection, inbox)
+                channel = self._channel = await wire.open_delivery_channel(connection, inbox)
                 await channel.basic_qos(prefetch_count=self._prefetch_messages)
             self._note(connected=True, connections=self._state.connections + 1, last_error="")
             log.info("broker connected", queues=self._queues)
             await self._serve(connection, channel, inbox, backoff)
         finally:
-            self._inbox = None
+            self._inbox = self._channel = None
             self._in_hand = 0
             self._idle.set()
             await wire.close(connection)
@@ -281,15 +282,21 @@ class _QuietWatch:
         if not idle or now - quiet_since < self._quiet_after_s:
             return False
         self._asked_at = now
-        async with asyncio.timeout(wire.CHANNEL_TIMEOUT_S):
-            probe = await connection.channel(publisher_confirms=False)
-            ready = 0
-            for queue in self._queues:
-                answer = await probe.queue_declare(queue, passive=True)
-                ready += answer.message_count or 0
-            await probe.close()
+        ready = await count_ready(connection, self._queues)
         self._suspicions = self._suspicions + 1 if ready else 0
         return self._suspicions >= 2
+
+
+async def count_ready(connection: Connection, queues: Sequence[str]) -> int:
+    """Messages that could be delivered now, on a channel of its own: a question that fails closes its channel."""
+    async with asyncio.timeout(wire.CHANNEL_TIMEOUT_S):
+        channel = await connection.channel(publisher_confirms=False)
+        ready = 0
+        for queue in queues:
+            answer = await channel.queue_declare(queue, passive=True)
+            ready += answer.message_count or 0
+        await channel.close()
+    return ready
 
 
 async def _never(_message: object) -> None:
