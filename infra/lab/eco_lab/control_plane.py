@@ -89,6 +89,10 @@ class ControlPlane:
         if provisioner is not None:
             provisioner.stop(grace_s=10)
         self._provisioner_record.unlink(missing_ok=True)
+        # etcd waits for its clients before it ends, and the API server is its only one.
+        server = self.machine.daemon("kube-apiserver")
+        if server is not None:
+            server.kill()
         etcd = self.machine.daemon("etcd")
         if etcd is not None:
             etcd.stop(grace_s=5)

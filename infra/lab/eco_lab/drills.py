@@ -12,9 +12,7 @@ from eco_lab.nodes import Node
 from eco_lab.processes import run
 
 
-def signal_process(
-    namespace: str, pod: str, number: signal.Signals = signal.SIGKILL, *, container: str | None = None
-) -> int:
+def signal_process(namespace: str, pod: str, number: int = signal.SIGKILL, *, container: str | None = None) -> int:
     """Signal the main process of a pod's container from outside, as the kernel would; returns its process id.
 
     No `exec` takes part: a process that is process 1 of its namespace ignores SIGKILL from within. The kubelet sees a
@@ -28,7 +26,7 @@ def signal_process(
         raise LabError(f"signal a process of pod {namespace}/{pod}", "no such container runs")
     node = _node(found["spec"]["nodeName"], lab)
     process = node.container_process(chosen[0]["containerID"].removeprefix("containerd://"))
-    run(node.machine.inside("kill", f"-{number.name.removeprefix('SIG')}", str(process)))
+    run(node.machine.inside("kill", f"-{int(number)}", str(process)))
     return process
 
 

@@ -6,11 +6,12 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from eco_lab import existing, network, preflight
 from eco_lab import paths as lab_paths
@@ -28,24 +29,45 @@ from eco_lab.programs import ladder
 from eco_lab.progress import say, step
 
 _SERVERS_S: Final = 180
+_LOCK_WAIT_S: Final = 300.0
 
 
 @contextlib.contextmanager
 def locked(paths: Paths) -> Iterator[None]:
-    """Hold the lab for one change at a time. The lock goes with the process, however that ends."""
+    """Hold the lab for one change at a time; wait a bounded time for another change to end.
+
+    The lock goes with the process, however that ends.
+    """
     paths.state.mkdir(parents=True, exist_ok=True)
     file = paths.state / "lock"
     # Not inherited: a daemon of the lab must not hold it on.
     with os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = handle.read().strip() or "unknown"
-            raise BusyError("change the lab", f"process {holder} is at it", hint="wait for it to end") from error
+        _take(handle)
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()
         yield
+
+
+def _take(handle: IO[str]) -> None:
+    deadline = time.monotonic() + _LOCK_WAIT_S
+    announced = False
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            if time.monotonic() > deadline:
+                hint = "wait for it to end, or end it"
+                raise BusyError("change the lab", f"process {holder} is still at it", hint=hint) from error
+            if not announced:
+                say(f"waiting for process {holder}, which changes the lab right now")
+                announced = True
+            time.sleep(0.2)
+        else:
+            handle.seek(0)
+            return
 
 
 def up(*, nodes: int, only_control_plane: bool, with_programs: tuple[str, ...]) -> LabEnvironment:

@@ -11,8 +11,9 @@ from typing import Final
 from eco_lab.mounts import is_mounted
 from eco_lab.processes import run, succeeds
 
-PREFIX: Final = "eco"
-"""Names of namespaces, interfaces and control groups begin with this."""
+PREFIX: Final = os.environ.get("ECO_LAB_PREFIX") or "eco"
+"""Names of namespaces, interfaces and control groups begin with this. Another one, in another network namespace and
+with another state directory, makes a second lab beside the first."""
 MACHINES: Final = "10.79.0"
 PODS: Final = "10.78"
 PODS_CIDR: Final = f"{PODS}.0.0/16"

@@ -1,6 +1,6 @@
 """Nodes: machines with containerd, kubelet and kube-proxy."""
 
-import datetime
+import datetime as dt
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,10 +8,10 @@ from typing import Final
 
 from eco_lab import network
 from eco_lab.control_plane import ControlPlane, write_config
+from eco_lab.errors import CommandError
 from eco_lab.kubernetes import ApiClient
 from eco_lab.machines import Machine
 from eco_lab.paths import Paths
-from eco_lab.errors import CommandError
 from eco_lab.processes import run, succeeds, wait_until
 
 _SOCKET: Final = "/run/containerd/containerd.sock"
@@ -105,7 +105,7 @@ class Node:
             ],
         )
         if started:
-            self.machine.remember("kubelet-since", datetime.datetime.now(datetime.UTC).strftime("%FT%TZ"))
+            self.machine.remember("kubelet-since", dt.datetime.now(dt.UTC).strftime("%FT%TZ"))
         control_plane.start_proxy(self.machine, self.name)
 
     def wait_ready(self, client: ApiClient, *, timeout_s: float = 120) -> None:

@@ -37,10 +37,9 @@ _WATCH_S: Final = 240
 _BACK_OFF_MAX_S: Final = 30.0
 # mkfs.xfs calls anything smaller unsupported and wants to be told that this is meant.
 _XFS_SUPPORTED_BYTES: Final = 300 << 20
-_UNITS: Final = {
-    **{"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12},
-    **{"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40},
-}
+_UNITS: Final = dict(zip(("", "k", "M", "G", "T"), (1000**n for n in range(5)), strict=True)) | dict(
+    zip(("Ki", "Mi", "Gi", "Ti"), (1024**n for n in range(1, 5)), strict=True)
+)
 
 _Object = dict[str, Any]
 

@@ -9,7 +9,7 @@ from eco_lab.errors import LabError
 from eco_lab.kubernetes import Kubectl
 from eco_lab.machines import Machine
 
-_CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
+_CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 _NODE = ("containerd", "kubelet", "kube-proxy")
 
 

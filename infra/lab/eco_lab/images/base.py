@@ -1,4 +1,4 @@
-"""The lab's own base image: Debian's smallest system with Python, for machines that reach Debian but no image registry."""
+"""The lab's own base image: Debian's smallest system with Python, where no image registry can be reached."""
 
 import re
 import shutil

@@ -79,8 +79,8 @@ def servers(images: dict[str, str]) -> list[dict[str, Any]]:
         environment={"PORT": "9000", "BUCKET": BUCKET},
     )
     return [
-        _stateful("rabbitmq", rabbitmq, secret_key="rabbitmq.conf", path="10-lab.conf", size="4Gi"),
-        _stateful("postgresql", postgresql, secret_key="postgresql-password", path="password", size="4Gi"),
+        _stateful("rabbitmq", rabbitmq, key="rabbitmq.conf", path="10-lab.conf", size="4Gi"),
+        _stateful("postgresql", postgresql, key="postgresql-password", path="password", size="4Gi"),
         _stateless("s3", s3),
         *(_service(name) for name in ADDRESSES),
     ]
@@ -122,8 +122,8 @@ def _pod(name: str, container: dict[str, Any], volumes: list[dict[str, Any]]) ->
     }
 
 
-def _stateful(name: str, container: dict[str, Any], *, secret_key: str, path: str, size: str) -> dict[str, Any]:
-    item = {"key": secret_key, "path": path, "mode": 0o444}
+def _stateful(name: str, container: dict[str, Any], *, key: str, path: str, size: str) -> dict[str, Any]:
+    item = {"key": key, "path": path, "mode": 0o444}
     config = {"name": "config", "secret": {"secretName": _CREDENTIALS, "items": [item]}}
     claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}
     return {

@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - copied into an image as a single file
 """The S3 stand-in: moto's server with one bucket that exists from the start. Settings: PORT, BUCKET."""
 
 import logging
@@ -18,7 +19,7 @@ def main() -> None:
     server = ThreadedMotoServer(ip_address="0.0.0.0", port=port, verbose=False)  # noqa: S104 - a pod's only address
     server.start()
     address = f"http://127.0.0.1:{port}/{bucket}"
-    request = urllib.request.Request(address, method="PUT")  # noqa: S310 - our own server
+    request = urllib.request.Request(address, method="PUT")
     with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - our own server
         print(f"serving port {port}, bucket {bucket}: {answer.status}", flush=True)
     ended = threading.Event()

