@@ -18,6 +18,7 @@ from eco_workers.journal.model import (
     Rejected,
     Report,
     Running,
+    Unfinished,
     Verdict,
 )
 from eco_workers.journal.operations import Context, names_of
@@ -119,6 +120,14 @@ class JournalCalls(ABC):
         self._waking.work.clear()
         budgets = names_of(names, self.limits)
         return await self._finish(lambda ops: ops.claim(limit, budgets))
+
+    async def start(self, task_id: str) -> Running:
+        """Start this very task, due or not."""
+        return await self._finish(lambda ops: ops.start(task_id))
+
+    async def unfinished(self, limit: int = 1000) -> list[Unfinished]:
+        """Running and pending tasks."""
+        return await self._run(lambda ops: ops.unfinished(limit))
 
     async def step(
         self,

@@ -97,6 +97,19 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A pending or running task, as people and recovery look at it."""
+
+    task_id: str
+    name: str
+    payload: bytes
+    state: State
+    attempts: int
+    created_at: float
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Emit:
     """A message that a task emits: written with its result, published afterwards."""
 
@@ -199,6 +212,12 @@ class TaskJournal(Protocol):
         A mapping gives each name its budget of attempts, a plain set takes the journal's default. A task that has used
         up its budget ends as failed here, one whose `expires_at` has passed as timeout; both leave their dead letter.
         """
+
+    async def start(self, task_id: str) -> Running:
+        """Start this very task, due or not; the attempt is counted as with `claim`."""
+
+    async def unfinished(self, limit: int = 1000) -> list[Unfinished]:
+        """Running and pending tasks."""
 
     async def step(
         self,

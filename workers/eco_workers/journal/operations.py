@@ -12,7 +12,7 @@ from typing import Final
 from eco_workers.errors import IllegalStateError
 from eco_workers.journal import messages, rules
 from eco_workers.journal.limits import Limits, clean_error
-from eco_workers.journal.model import CachedAnswer, Emit, NewTask, Owner, Rejected, Running, State, Verdict
+from eco_workers.journal.model import CachedAnswer, Emit, NewTask, Owner, Rejected, Running, State, Unfinished, Verdict
 from eco_workers.journal.records import CacheRow, StepRow, TaskRow, step_checksum
 from eco_workers.journal.rows import Rows
 from eco_workers.journal.rules import Standing
@@ -212,21 +212,40 @@ class Operations:
                 error = row.error or "no attempt has come to an end"
                 self._end(row, State.FAILED, now, error=f"all {row.attempts} attempts used up: {error}")
                 continue
-            after = _with(
-                row,
-                _ruled(row, rules.start),
-                attempts=row.attempts + 1,
-                version=row.version + 1,
-                incarnation=context.incarnation,
-                started_at=now,
-                last_activity=now,
-            )
-            self.rows.store(row, after.sealed())
-            claimed.append(self._running(row, after))
+            claimed.append(self._start(row, now))
         context.work = context.work or len(rows) >= limit
         if now >= context.next_due:
             context.next_due = _or_never(self.rows.next_due(now))
         return claimed
+
+    def start(self, task_id: str) -> Running:
+        """Start this very task, due or not."""
+        row = self._load(task_id)
+        return self._start(row, self.now())
+
+    def _start(self, row: TaskRow, now: float) -> Running:
+        after = _with(
+            row,
+            _ruled(row, rules.start),
+            attempts=row.attempts + 1,
+            version=row.version + 1,
+            incarnation=self.context.incarnation,
+            started_at=now,
+            last_activity=now,
+        )
+        self.rows.store(row, after.sealed())
+        return self._running(row, after)
+
+    def unfinished(self, limit: int) -> list[Unfinished]:
+        """Pending and running tasks, for those who look at them."""
+        rows = self.rows.running(limit)
+        rows += self.rows.pending(limit - len(rows)) if len(rows) < limit else []
+        return [
+            Unfinished(
+                row.task_id, row.task_name, row.payload, State(row.state), row.attempts, row.created_at, row.error
+            )
+            for row in rows
+        ]
 
     def _running(self, row: TaskRow, after: TaskRow) -> Running:
         steps = {} if row.started_at is None else {step.name: step.result for step in self.rows.steps(row.task_id)}
