@@ -1,4 +1,4 @@
-"""Names of the message headers that this system reads and writes. Other parties (producers, replay tools) use them too."""
+"""Names of the message headers that this system reads and writes. Producers and replay tools use them too."""
 
 from typing import Final
 
