@@ -274,6 +274,8 @@ def _kubelet_says(shard: Shard) -> str:
     if state.reason:
         said = f"{state.reason}: {state.message}" if state.message else state.reason
         return f"{said} (last exit: {state.last_exit})" if state.last_exit else said
+    if shard.probe.report is not None and not shard.probe.failures and not shard.probe.report.consuming:
+        return "the worker takes no tasks: it has no consumer at the broker"
     return "the pod is not ready yet" if state.phase == "Running" else f"the pod is {state.phase or 'unknown'}"
 
 
