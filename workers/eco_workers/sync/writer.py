@@ -17,7 +17,10 @@ from eco_workers.errors import SyncUnavailableError
 from eco_workers.sync.database import Database, Origin, Row, RowRefusedError
 
 log = structlog.get_logger(__name__)
-BATCHES_A_PASS_MAX: Final = 10_000
+BATCHES_AHEAD: Final = 4
+"""Batches that are read from the journal at once."""
+REFUSED_A_PASS_MAX: Final = 1000
+"""A pass ends here: a database that refuses everything is not asked about each row."""
 R = TypeVar("R", bound=Row)
 R_co = TypeVar("R_co", bound=Row, covariant=True)
 
@@ -72,49 +75,70 @@ class Writer:
         return self._state
 
     async def drain(self, *, batch_size: int, max_attempts: int) -> int:
-        """Send all that is due; rows sent. Raises SyncUnavailableError when the database does not serve."""
+        """Send all that is due; rows sent. Raises SyncUnavailableError when the database does not serve.
+
+        A row that is refused is not tried again in the same pass: each pass counts one attempt.
+        """
         async with self._one_at_a_time:
             sent = 0
-            for _ in range(BATCHES_A_PASS_MAX):
-                rows = await self._ledger.unsynced(batch_size)
-                if not rows:
-                    break
-                try:
-                    refused = await self._write(rows, max_attempts)
-                except SyncUnavailableError as error:
-                    self._state = replace(self._state, last_error=str(error)[:1000])
-                    raise
-                sent += len(rows) - refused
-                self._state = replace(
-                    self._state,
-                    rows=self._state.rows + len(rows) - refused,
-                    refused=self._state.refused + refused,
-                    last_success_at=self._clock() if refused < len(rows) else self._state.last_success_at,
-                )
-                if refused == len(rows):
-                    # Nothing moved: those rows are due again at once until they are parked, so leave the rest of
-                    # their attempts to later passes instead of burning them now.
-                    break
-            else:
-                log.warning("sync pass ended at its bound", batches=BATCHES_A_PASS_MAX)
-            if self._state.last_error and sent:
-                self._state = replace(self._state, last_error="")
-            self._state = replace(self._state, passes=self._state.passes + 1, last_success_at=self._clock())
+            refused: set[str] = set()
+            try:
+                while len(refused) < REFUSED_A_PASS_MAX:
+                    found = await self._ledger.unsynced(batch_size * BATCHES_AHEAD + len(refused))
+                    rows = [row for row in found if row.task_id not in refused]
+                    if not rows:
+                        break
+                    sent += await self._send(rows, batch_size, max_attempts, refused)
+            except SyncUnavailableError as error:
+                self._state = replace(self._state, last_error=str(error)[:1000])
+                raise
+            self._state = replace(
+                self._state,
+                passes=self._state.passes + 1,
+                last_success_at=self._clock(),
+                last_error=self._state.last_error if refused else "",
+            )
             return sent
 
-    async def _write(self, rows: Sequence[Row], max_attempts: int) -> int:
-        """Write rows, cutting in half on a refusal; how many stand refused."""
+    async def _send(self, rows: Sequence[Row], batch_size: int, max_attempts: int, refused: set[str]) -> int:
+        """Write rows batch by batch; one batch is marked in the journal while the next is written."""
+        sent = 0
+        marking: asyncio.Task[None] | None = None
+        try:
+            for start in range(0, len(rows), batch_size):
+                written = await self._write(rows[start : start + batch_size], max_attempts, refused)
+                if marking is not None:
+                    await marking
+                marking = asyncio.create_task(self._mark(written), name="sync-mark")
+                sent += len(written)
+        finally:
+            if marking is not None:
+                # What has been committed is marked even when the next batch fails or the pass is called off.
+                await asyncio.shield(marking)
+        return sent
+
+    async def _write(self, rows: Sequence[Row], max_attempts: int, refused: set[str]) -> list[Row]:
+        """Write rows, cutting in half on a refusal; those that are committed."""
         try:
             await self._database.write(rows, self._origin)
         except RowRefusedError as error:
             if len(rows) == 1:
-                log.warning("row refused by the database", task_id=rows[0].task_id, error=str(error))
-                await self._ledger.sync_failed(rows[0].task_id, str(error), max_attempts=max_attempts)
-                self._state = replace(self._state, last_error=f"task {rows[0].task_id}: {error}"[:1000])
-                return 1
+                (row,) = rows
+                log.warning("row refused by the database", task_id=row.task_id, error=str(error))
+                refused.add(row.task_id)
+                await self._ledger.sync_failed(row.task_id, str(error), max_attempts=max_attempts)
+                text = f"task {row.task_id}: {error}"[:1000]
+                self._state = replace(self._state, refused=self._state.refused + 1, last_error=text)
+                return []
             middle = len(rows) // 2
-            return await self._write(rows[:middle], max_attempts) + await self._write(rows[middle:], max_attempts)
+            first = await self._write(rows[:middle], max_attempts, refused)
+            return first + await self._write(rows[middle:], max_attempts, refused)
+        return list(rows)
+
+    async def _mark(self, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
         await self._ledger.synced({row.task_id: row.version for row in rows})
+        self._state = replace(self._state, rows=self._state.rows + len(rows), last_success_at=self._clock())
         if self._on_synced is not None:
             self._on_synced(rows)
-        return 0
