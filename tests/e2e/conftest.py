@@ -40,7 +40,7 @@ def open_stage(full_lab: LabEnvironment) -> OpenStage:
             if os.environ.get("ECO_KEEP_STAGE"):  # for whoever wants to look at what a failed test left
                 return
             await stage.kubectl.delete("namespace", plan.name, timeout_s=120)
-            await drop_virtual_host(stage.services, stage.kubectl)
+            await drop_virtual_host(stage.services)
             await drop_database(stage.services)
             await drop_bucket(stage.services)
 

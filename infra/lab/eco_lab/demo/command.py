@@ -11,6 +11,7 @@ from eco_lab.demo import ledger
 from eco_lab.demo.narration import Narrator
 from eco_lab.demo.pictures import photographs
 from eco_lab.demo.story import Outcome, Plan, run
+from eco_lab.errors import LabError
 from eco_lab.paths import find
 
 RESUMED_S_MAX: Final = 10
@@ -34,13 +35,27 @@ def demo(
     narrator.say("the lab: a Kubernetes cluster, RabbitMQ, PostgreSQL and an S3 stand-in on this machine")
     with narrator.chapter("lab"):
         lab = environment.up(with_programs=("helm",))
-    outcome = asyncio.run(run(lab, Plan(name=name, good=tasks - broken, broken=broken), narrator))
+    outcome = _play(lab, Plan(name=name, good=tasks - broken, broken=broken), narrator)
     wall_s = time.monotonic() - begun
     _tell(narrator, outcome, cold=cold)
     _figures(outcome, wall_s, cold=cold)
     print(f"\n{figures.table()}")
     print(_look_around(lab, name))
     raise typer.Exit(0 if outcome.ledger.sound else 1)
+
+
+def _play(lab: environment.LabEnvironment, plan: Plan, narrator: Narrator) -> Outcome:
+    try:
+        return asyncio.run(run(lab, plan, narrator))
+    except BaseExceptionGroup as group:
+        # Chapters run side by side; a person wants the one error that began it, not the tree around it.
+        named = group.subgroup(LabError)
+        if named is None:
+            raise
+        first: BaseException = named
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
 
 
 def _tell(narrator: Narrator, outcome: Outcome, *, cold: bool) -> None:

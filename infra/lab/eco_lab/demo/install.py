@@ -37,25 +37,38 @@ def helm(lab: LabEnvironment) -> Path:
 
 
 async def install(lab: LabEnvironment) -> str:
-    """Install or upgrade the operator and wait until it is ready; Helm's status line."""
-    said = await run_program(
-        str(helm(lab)),
-        f"--kubeconfig={lab.kubeconfig}",
+    """Install or upgrade the operator and wait until it is ready; Helm's verdict."""
+    await clear_interrupted(lab)
+    said = await _run(
+        lab,
         "upgrade",
         "--install",
         RELEASE,
         str(CHART),
-        f"--namespace={NAMESPACE}",
         "--create-namespace",
         "--values=-",
         "--wait",
         f"--timeout={INSTALL_TIMEOUT_S}s",
         "--output=json",
         stdin=json.dumps(values(lab)),
-        timeout_s=INSTALL_TIMEOUT_S + 30,
     )
     info = json.loads(said).get("info", {})
     return f"release {RELEASE} in namespace {NAMESPACE}: {info.get('status', 'unknown')}"
+
+
+async def clear_interrupted(lab: LabEnvironment) -> None:
+    """Remove a release whose installation was cut off: Helm refuses every further one until somebody does.
+
+    The custom resource definitions stay, as the chart asks, and with them every EcoWorker.
+    """
+    releases = json.loads(await _run(lab, "list", "--pending", "--output=json") or "[]")
+    if any(release["name"] == RELEASE for release in releases):
+        await _run(lab, "uninstall", RELEASE, "--wait", f"--timeout={INSTALL_TIMEOUT_S}s")
+
+
+async def _run(lab: LabEnvironment, *arguments: str, stdin: str | None = None) -> str:
+    command = [str(helm(lab)), f"--kubeconfig={lab.kubeconfig}", f"--namespace={NAMESPACE}", *arguments]
+    return await run_program(*command, stdin=stdin, timeout_s=INSTALL_TIMEOUT_S + 30)
 
 
 async def operator_pods(kubectl: Kubectl) -> list[str]:

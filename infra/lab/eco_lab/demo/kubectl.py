@@ -24,7 +24,7 @@ from eco_lab.errors import CommandError, NotReadyError
 FIELD_MANAGER: Final = "eco-lab-demo"
 TIMEOUT_S: Final = 60.0
 PROXY_START_S: Final = 15.0
-POLL_TIMEOUT_S: Final = 2.0
+POLL_TIMEOUT_S: Final = 1.0
 STREAM_PAUSE_S: Final = 0.5
 STREAM_LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 

@@ -4,23 +4,24 @@ Runs and tests share the servers; with names of their own none of them sees anot
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import aioboto3
+import aiohttp
 import asyncpg
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from eco_lab.demo.kubectl import Kubectl
 from eco_lab.demo.pictures import Album, Picture
 from eco_lab.environment import LabEnvironment
 from eco_lab.errors import LabError
 
-BROKER_POD: Final = "statefulset/rabbitmq"
+MANAGEMENT_PORT: Final = 15_672
+MANAGEMENT_TIMEOUT_S: Final = 30
 UPLOADS_AT_ONCE: Final = 16
 DELETE_AT_ONCE: Final = 1000
 """The most keys that one DeleteObjects call takes."""
@@ -36,14 +37,19 @@ class Services:
     lab: LabEnvironment
 
     @property
+    def path(self) -> str:
+        """The name as part of a URL."""
+        return quote(self.name, safe="")
+
+    @property
     def amqp_url(self) -> str:
         """The run's virtual host, from this machine."""
-        return _with_path(self.lab.amqp_url, quote(self.name, safe=""))
+        return _with_path(self.lab.amqp_url, self.path)
 
     @property
     def amqp_url_in_cluster(self) -> str:
         """The run's virtual host, from a pod."""
-        return _with_path(self.lab.amqp_url_in_cluster, quote(self.name, safe=""))
+        return _with_path(self.lab.amqp_url_in_cluster, self.path)
 
     @property
     def postgres_dsn(self) -> str:
@@ -73,41 +79,54 @@ def _with_path(url: str, path: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{path}"))
 
 
-async def renew(services: Services, kubectl: Kubectl) -> None:
+async def renew(services: Services) -> None:
     """Drop what an earlier run of this name left behind and make all three anew."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(renew_virtual_host(services, kubectl))
+        group.create_task(renew_virtual_host(services))
         group.create_task(renew_database(services))
         group.create_task(renew_bucket(services))
 
 
-async def renew_virtual_host(services: Services, kubectl: Kubectl) -> None:
+async def renew_virtual_host(services: Services) -> None:
     """An empty virtual host that the lab's user may use."""
-    await drop_virtual_host(services, kubectl)
+    await drop_virtual_host(services)
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
     user = urlsplit(services.lab.amqp_url).username or "guest"
-    await _rabbitmqctl(
-        services,
-        kubectl,
-        ["add_vhost", services.name],
-        ["set_permissions", "-p", services.name, user, ".*", ".*", ".*"],
+    async with _management(services) as api:
+        await _answered(api.put(f"/api/vhosts/{services.path}", json={"default_queue_type": "quorum"}))
+        await _answered(api.put(f"/api/permissions/{services.path}/{quote(user, safe='')}", json=everything))
+
+
+async def drop_virtual_host(services: Services) -> None:
+    """Remove the run's virtual host with its queues; fine when there is none."""
+    async with _management(services) as api:
+        await _answered(api.delete(f"/api/vhosts/{services.path}"), also=(404,))
+
+
+def _management(services: Services) -> aiohttp.ClientSession:
+    """RabbitMQ's management API: its command line would start a virtual machine for every call."""
+    broker = urlsplit(services.lab.amqp_url)
+    return aiohttp.ClientSession(
+        f"http://{broker.hostname}:{MANAGEMENT_PORT}",
+        auth=aiohttp.BasicAuth(unquote(broker.username or "guest"), unquote(broker.password or "guest")),
+        timeout=aiohttp.ClientTimeout(total=MANAGEMENT_TIMEOUT_S),
     )
 
 
-async def drop_virtual_host(services: Services, kubectl: Kubectl) -> None:
-    """Remove the run's virtual host with its queues; fine when there is none."""
-    listed = await _rabbitmqctl(services, kubectl, ["list_vhosts", "--silent"])
-    if services.name in listed.split():
-        await _rabbitmqctl(services, kubectl, ["delete_vhost", services.name])
-
-
-async def _rabbitmqctl(services: Services, kubectl: Kubectl, *calls: Sequence[str]) -> str:
-    said = [
-        await kubectl.run(
-            "exec", "-n", services.lab.services_namespace, BROKER_POD, "--", "rabbitmqctl", *call, timeout_s=90
-        )
-        for call in calls
-    ]
-    return "\n".join(said)
+async def _answered(request: AbstractAsyncContextManager[aiohttp.ClientResponse], also: tuple[int, ...] = ()) -> None:
+    try:
+        async with request as response:
+            if not response.ok and response.status not in also:
+                raise LabError(
+                    f"{response.method} {response.url.path} of RabbitMQ's management API",
+                    f"{response.status} {await response.text()}",
+                )
+    except (TimeoutError, aiohttp.ClientConnectionError) as error:
+        raise LabError(
+            "make a virtual host for this run",
+            f"RabbitMQ's management API does not answer: {type(error).__name__} {error}",
+            hint="the demo needs the management plugin and a user with the tag administrator",
+        ) from None
 
 
 async def renew_database(services: Services) -> None:

@@ -137,7 +137,7 @@ async def _clean_slate(kubectl: Kubectl, services: Services, narrator: Narrator,
     if await kubectl.get("namespace", services.name) is not None:
         await kubectl.delete("namespace", services.name, timeout_s=NAMESPACE_GONE_WAIT_S)
         narrator.say(f"namespace {services.name} of an earlier run is gone after {time.monotonic() - begun:.1f} s")
-    await renew(services, kubectl)
+    await renew(services)
     narrator.say(f"an empty virtual host, database and bucket, each called {services.name}")
     size = await upload(services, await pictures)
     narrator.say(f"{len(pictures.result().pictures)} files uploaded to the bucket: {size / 1e6:.0f} MB")
@@ -210,9 +210,9 @@ async def _strike(stage: Stage, workers: Columns, shard: str, what: str, kill: K
     narrator = stage.narrator
     narrator.say(f"BLOW: {shard}: {what}")
     struck = await strike(stage.watch, shard, what, kill)
+    own = "" if struck.process_s is None else f" ({struck.process_s:.2f} s of them in the new process)"
     narrator.say(
-        f"{shard} has resumed {struck.resumed_s:.1f} s after it ({struck.process_s:.2f} s of them in the new process);"
-        f" it found {struck.recovered} unfinished tasks in its journal"
+        f"{shard} has resumed {struck.resumed_s:.1f} s after it{own}; its journal held {struck.recovered} unfinished tasks"
     )
     narrator.say("what `kubectl get ecoworkers --watch` printed meanwhile:")
     narrator.show(workers.text(since=struck.at))

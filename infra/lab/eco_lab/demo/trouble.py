@@ -13,7 +13,7 @@ from typing import Final
 from eco_lab.demo.broker import answers
 from eco_lab.demo.kubectl import Kubectl
 from eco_lab.demo.services import Services
-from eco_lab.demo.watch import Sight, Watch
+from eco_lab.demo.watch import Sight, Watch, done
 from eco_lab.errors import NotReadyError
 
 MID_WORK_WAIT_S: Final = 60.0
@@ -39,8 +39,8 @@ class Blow:
     """Unfinished tasks that its successor found in the journal."""
     resumed_s: float
     """From the blow to the first sight of a resumed task."""
-    process_s: float
-    """From the start of the new process to its first resumed task, by its own clock."""
+    process_s: float | None
+    """From the start of the new process to the first task that its predecessor had begun, by its own clock."""
 
 
 async def mid_work(watch: Watch, shard: str) -> Sight:
@@ -64,9 +64,10 @@ async def strike(watch: Watch, shard: str, what: str, kill: Kill) -> Blow:
         report = watch.shards[shard].report
         if report.incarnation == before.report.incarnation:
             return False
-        # A journal that held nothing unfinished has nothing to resume: then the first new task counts.
-        began = report.counts.running > 0 or report.counts.completed > before.report.counts.completed
-        return report.resumed_after_s is not None or (report.recovered == 0 and began)
+        # A process that was asked to stop before it was killed has put its tasks back unbegun. Its successor takes them
+        # up oldest first, as new ones; the first sight of a running or ended task is then the resumption.
+        ended = done(report) > done(before.report)
+        return report.resumed_after_s is not None or report.counts.running > 0 or ended
 
     await watch.until(f"{shard} resumes after: {what}", resumed, within_s=RESUME_WAIT_S)
     after = watch.shards[shard].report
@@ -77,7 +78,7 @@ async def strike(watch: Watch, shard: str, what: str, kill: Kill) -> Blow:
         running=before.report.counts.running,
         recovered=after.recovered,
         resumed_s=time.monotonic() - at,
-        process_s=after.resumed_after_s or 0.0,
+        process_s=after.resumed_after_s,
     )
 
 

@@ -20,6 +20,11 @@ PERIOD_S: Final = 0.2
 TABLE: Final = "application/json;as=Table;v=v1;g=meta.k8s.io"
 
 
+def done(report: WalReport) -> int:
+    """Tasks that have an end, by one report."""
+    return report.counts.completed + report.counts.failed + report.counts.timeout
+
+
 @dataclass(frozen=True, slots=True)
 class Sight:
     """What was seen of one shard at one moment."""
@@ -56,8 +61,7 @@ class Watch:
     @property
     def ended(self) -> int:
         """Tasks that have an end, as the journals last told."""
-        counts = [sight.report.counts for sight in self.shards.values()]
-        return sum(one.completed + one.failed + one.timeout for one in counts)
+        return sum(done(sight.report) for sight in self.shards.values())
 
     @property
     def owed(self) -> int:
