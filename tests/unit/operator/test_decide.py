@@ -291,8 +291,6 @@ def test_the_older_of_two_walsyncs_governs(world: InMemory) -> None:
     world.settle()
     told = world.bodies[(kinds.CONFIG_MAP.kind, "storage-sync")]["data"][contract.SYNC_SETTINGS_KEY]
     assert '"interval_s":11' in told
-        '"interval_s":11' in world.bodies[(kinds.CONFIG_MAP.kind, "storage-sync")]["data"][contract.SYNC_SETTINGS_KEY]
-    )
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["deployment", "claim", "spec"])))
