@@ -140,44 +140,42 @@ class Cutter:
     """How often each random kind of cut is drawn at each point."""
     share: float = 1.0
     """Which part of the points is looked at."""
-    tally: Tally = field(default_factory=Tally)
-    kept: list[tuple[Image, Book]] = field(default_factory=list)
-    """Some images that a recovery must cope with, each with its ledger: to be cut again during that recovery."""
-    keep: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
     """What the plan of each reopening has beside the defaults."""
-    _seen: set[int] = field(default_factory=set)
+    tally: Tally = field(default_factory=Tally)
+    seen: list[tuple[Image, Book]] = field(default_factory=list)
+    """Every image that was checked, with its ledger."""
+    _keys: set[int] = field(default_factory=set)
 
-    def images(self, recorder: Recorder) -> "list[tuple[str, Image, Book]]":
-        """Every distinct image of a recording with the ledger of that moment."""
+    def images(self, recorder: Recorder, start: Book | None = None) -> list[tuple[str, Image, Book]]:
+        """Every distinct image of a recording with the ledger of that moment; `start` is the ledger before it."""
         marks = [(place, event.what) for place, event in enumerate(recorder.log) if isinstance(event, Mark)]
-        upto = books(marks)
+        upto = books(marks, start)
         out = []
         for place, disk in points(recorder):
             if self.rng.random() >= self.share:
                 continue
             book = upto(place)
+            number = book_key(book)
             for kind, image in self._cuts(disk):
-                key = hash((book_key(book), tuple(sorted(image.items()))))
-                if key not in self._seen:
-                    self._seen.add(key)
+                key = hash((number, tuple(sorted(image.items()))))
+                if key not in self._keys:
+                    self._keys.add(key)
                     out.append((kind, image, book_copy(book)))
         return out
 
-    def _cuts(self, disk: Disk) -> "list[tuple[str, Image]]":
+    def _cuts(self, disk: Disk) -> list[tuple[str, Image]]:
         found: list[tuple[str, Image]] = []
         for cut in CUTS:
             draws = 1 if cut in {"nothing", "everything"} else self.draws
             found += [(cut, disk.image(cut, self.rng)) for _ in range(draws)]
         return found
 
-    async def run(self, recorder: Recorder, part: str) -> Tally:
+    async def run(self, recorder: Recorder, part: str, start: Book | None = None) -> Tally:
         """Check every image of a recording."""
-        for kind, image, book in self.images(recorder):
-            found = await check(self.directory, image, book, **self.options)
-            self.tally.add(f"{part}, {kind}", found)
-            if self.rng.random() < self.keep:
-                self.kept.append((image, book))
+        for kind, image, book in self.images(recorder, start):
+            self.tally.add(f"{part}, {kind}", await check(self.directory, image, book, **self.options))
+            self.seen.append((image, book))
         return self.tally
 
 

@@ -31,7 +31,6 @@ from eco_workers.journal.model import Owner, State, Verdict
 from eco_workers.journal.rules import Accepted, Republished, Standing
 
 STATES_MAX: Final = 20_000_000
-DELIVERED_MAX: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +39,10 @@ class Bounds:
 
     messages: int = 2
     """Copies of the task at the broker at one time."""
-    generation: int = 2
-    """Highest generation that is still given back or replayed."""
+    generation: int = 1
+    """Highest generation that anything is given back or replayed with."""
+    delivered: int = 2
+    """Deliveries that one shard holds at one time."""
 
 
 class Policy(IntEnum):
@@ -406,7 +407,10 @@ class _Stepper:
             if message % 16:
                 continue
             for index, shard in enumerate(world.shards):
-                if shard.up and sum(1 for other in messages if other % 16 // 4 == index and other % 4) < DELIVERED_MAX:
+                if (
+                    shard.up
+                    and sum(1 for other in messages if other % 16 // 4 == index and other % 4) < self.bounds.delivered
+                ):
                     moved = _moved(messages, message, message + index * 4 + DELIVERED)
                     yield f"the broker delivers to {NAMES[index]}", world._replace(messages=moved), ""
         for generation in world.dead:

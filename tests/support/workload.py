@@ -125,6 +125,10 @@ class Book:
                 self.rejects.add(message_id)
             case ("opened", journal_uuid, epoch):
                 self.journal_uuid, self.epoch = journal_uuid, epoch
+            case ("recovered",):
+                # The start has returned: what it made of the rows is what must be found from now on.
+                for entry in self.tasks.values():
+                    entry.acknowledged = len(entry.shapes) - 1
 
 
 class Life:
@@ -284,31 +288,38 @@ def read_shapes(database: Path) -> tuple[dict[str, Shape], set[str], list[str]]:
 
     The log is replayed but not moved, so the journal that is opened afterwards finds what was there.
     """
-    with closing(apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
-        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        if not connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'task_wal'").get:
-            return {}, set(), []
-        problems = [str(line) for (line,) in connection.execute("PRAGMA integrity_check(5)") if line != "ok"]
-        steps: dict[str, set[str]] = {}
-        for task_id, name in connection.execute("SELECT task_id, name FROM steps"):
-            steps.setdefault(task_id, set()).add(name)
-        outbox, rejects = _read_outbox(connection)
-        shapes = {
-            row[0]: Shape(
-                state=row[1],
-                owner=row[2],
-                generation=row[3],
-                attempts=row[4],
-                steps=frozenset(steps.pop(row[0], ())),
-                outbox=frozenset(outbox.pop(row[0], ())),
-                result=row[5],
-                sync=row[6],
-                payload=row[7],
-            )
-            for row in connection.execute(
-                "SELECT task_id, state, owner, generation, attempts, result, sync_status, payload FROM task_wal"
-            )
-        }
+    try:
+        with closing(apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            return _read_all(connection)
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        return {}, set(), [f"unreadable: {error}"]
+
+
+def _read_all(connection: apsw.Connection) -> tuple[dict[str, Shape], set[str], list[str]]:
+    if not connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'task_wal'").get:
+        return {}, set(), []
+    problems = [str(line) for (line,) in connection.execute("PRAGMA integrity_check(5)") if line != "ok"]
+    steps: dict[str, set[str]] = {}
+    for task_id, name in connection.execute("SELECT task_id, name FROM steps"):
+        steps.setdefault(task_id, set()).add(name)
+    outbox, rejects = _read_outbox(connection)
+    shapes = {
+        row[0]: Shape(
+            state=row[1],
+            owner=row[2],
+            generation=row[3],
+            attempts=row[4],
+            steps=frozenset(steps.pop(row[0], ())),
+            outbox=frozenset(outbox.pop(row[0], ())),
+            result=row[5],
+            sync=row[6],
+            payload=row[7],
+        )
+        for row in connection.execute(
+            "SELECT task_id, state, owner, generation, attempts, result, sync_status, payload FROM task_wal"
+        )
+    }
     problems += [f"steps without their task {task_id}" for task_id in steps]
     problems += [f"messages without their task {task_id}" for task_id in outbox]
     return shapes, rejects, problems
@@ -342,9 +353,9 @@ def complaints(book: Book, shapes: Mapping[str, Shape], rejects: set[str], *, re
     return wrong
 
 
-def books(marks: Sequence[tuple[int, tuple[Any, ...]]]) -> Callable[[int], Book]:
+def books(marks: Sequence[tuple[int, tuple[Any, ...]]], start: Book | None = None) -> Callable[[int], Book]:
     """A reader of the ledger that is moved forward to a place of the log; places must not go back."""
-    book, at = Book(), 0
+    book, at = start or Book(), 0
 
     def upto(place: int) -> Book:
         nonlocal at
