@@ -101,7 +101,8 @@ class ObjectStore:
                     _check_size(key, read, bytes_max)
                     parts.append(part)
         except ClientError as error:
-            if _status(error) == 404:
+            # A bucket that is not there (NoSuchBucket, 404 too) is a setting to be mended, not the task's fault.
+            if error.response.get("Error", {}).get("Code") == "NoSuchKey":
                 raise ObjectMissingError(f"object {key!r} does not exist in bucket {self._bucket!r}") from None
             raise ObjectStoreError(f"get {key!r} from {self._bucket!r}: {error}") from error
         except (BotoCoreError, HTTPClientError, OSError, TimeoutError) as error:

@@ -1,0 +1,125 @@
+"""Objects against an S3 endpoint over HTTP: bounded reads, one write for each content."""
+
+import uuid
+from collections.abc import AsyncIterator
+
+import aioboto3
+import pytest
+
+from eco_workers.errors import ObjectMismatchError, ObjectStoreError
+from eco_workers.storage.objects import ObjectMissingError, ObjectStore, ObjectTooLargeError
+from tests.support.lab import S3Target
+
+pytestmark = pytest.mark.s3
+
+
+@pytest.fixture
+async def bucket(s3: S3Target) -> AsyncIterator[str]:
+    """A bucket of the test's own."""
+    session = aioboto3.Session(s3.access_key, s3.secret_key, region_name="us-east-1")
+    async with session.client("s3", endpoint_url=s3.endpoint_url) as client:
+        name = f"test-{uuid.uuid4().hex[:12]}"
+        await client.create_bucket(Bucket=name)
+        yield name
+        for found in (await client.list_objects_v2(Bucket=name)).get("Contents", []):
+            await client.delete_object(Bucket=name, Key=found["Key"])
+        await client.delete_bucket(Bucket=name)
+
+
+@pytest.fixture
+async def objects(s3: S3Target, bucket: str) -> AsyncIterator[ObjectStore]:
+    made = await ObjectStore.open(
+        bucket=bucket,
+        endpoint_url=s3.endpoint_url,
+        region="us-east-1",
+        access_key=s3.access_key,
+        secret_key=s3.secret_key,
+    )
+    yield made
+    await made.close()
+
+
+async def test_what_was_stored_is_fetched_whole(objects: ObjectStore) -> None:
+    body = bytes(range(256)) * 1000
+    stored = await objects.store_once("a/b", body, content_type="image/jpeg")
+    assert (stored.created, stored.size_bytes) == (True, len(body))
+    assert await objects.fetch("a/b", bytes_max=len(body)) == body
+
+
+async def test_an_empty_object_is_empty(objects: ObjectStore) -> None:
+    await objects.store_once("empty", b"", content_type="text/plain")
+    assert await objects.fetch("empty", bytes_max=1) == b""
+
+
+async def test_storing_the_same_bytes_again_writes_nothing(objects: ObjectStore) -> None:
+    first = await objects.store_once("k", b"same", content_type="text/plain")
+    second = await objects.store_once("k", b"same", content_type="text/plain")
+    assert (first.created, second.created) == (True, False)
+    assert first.sha256 == second.sha256
+
+
+async def test_other_bytes_under_the_same_key_are_an_error_and_change_nothing(objects: ObjectStore) -> None:
+    await objects.store_once("k", b"first", content_type="text/plain")
+    with pytest.raises(ObjectMismatchError, match="'k' exists"):
+        await objects.store_once("k", b"other", content_type="text/plain")
+    assert await objects.fetch("k", bytes_max=100) == b"first"
+
+
+async def test_an_object_that_somebody_else_put_there_is_compared_by_its_bytes(
+    objects: ObjectStore, bucket: str, s3: S3Target
+) -> None:
+    session = aioboto3.Session(s3.access_key, s3.secret_key, region_name="us-east-1")
+    async with session.client("s3", endpoint_url=s3.endpoint_url) as client:
+        await client.put_object(Bucket=bucket, Key="k", Body=b"same")
+    assert not (await objects.store_once("k", b"same", content_type="text/plain")).created
+    with pytest.raises(ObjectMismatchError):
+        await objects.store_once("k", b"diff", content_type="text/plain")
+
+
+async def test_an_object_over_the_bound_is_refused_unread(objects: ObjectStore) -> None:
+    await objects.store_once("big", b"x" * 1001, content_type="text/plain")
+    with pytest.raises(ObjectTooLargeError, match="1001 bytes or more, want at most 1000"):
+        await objects.fetch("big", bytes_max=1000)
+    assert len(await objects.fetch("big", bytes_max=1001)) == 1001
+
+
+async def test_a_missing_object_is_named(objects: ObjectStore) -> None:
+    with pytest.raises(ObjectMissingError, match="'nope' does not exist"):
+        await objects.fetch("nope", bytes_max=10)
+
+
+async def test_an_endpoint_that_is_away_is_worth_another_attempt(s3: S3Target) -> None:
+    away = await ObjectStore.open(
+        bucket="b-ucket",
+        endpoint_url="http://127.0.0.1:9",
+        region="us-east-1",
+        access_key=s3.access_key,
+        secret_key="hunter2",
+    )
+    try:
+        for attempt in (
+            away.fetch("k", bytes_max=10),
+            away.store_once("k", b"", content_type="text/plain"),
+            away.ping(),
+        ):
+            with pytest.raises(ObjectStoreError) as caught:
+                await attempt
+            assert "hunter2" not in str(caught.value)
+    finally:
+        await away.close()
+
+
+async def test_a_bucket_that_does_not_exist_is_said_so(s3: S3Target) -> None:
+    lost = await ObjectStore.open(
+        bucket="no-such-bucket-here", endpoint_url=s3.endpoint_url, region="us-east-1",
+        access_key=s3.access_key, secret_key=s3.secret_key,
+    )  # fmt: skip
+    try:
+        with pytest.raises(ObjectStoreError, match="no-such-bucket-here"):
+            await lost.ping()
+        with pytest.raises(ObjectStoreError):
+            await lost.fetch("k", bytes_max=10)
+        with pytest.raises(ObjectStoreError):
+            await lost.store_once("k", b"x", content_type="text/plain")
+    finally:
+        await lost.close()
