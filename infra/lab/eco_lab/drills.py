@@ -7,9 +7,9 @@ from eco_lab import environment, network
 from eco_lab import paths as lab_paths
 from eco_lab.environment import LabEnvironment
 from eco_lab.errors import LabError
-from eco_lab.kubernetes import Kubectl
+from eco_lab.kubernetes import Kubectl, is_ready
 from eco_lab.nodes import Node
-from eco_lab.processes import run
+from eco_lab.processes import run, wait_until
 
 
 def signal_process(namespace: str, pod: str, number: int = signal.SIGKILL, *, container: str | None = None) -> int:
@@ -30,18 +30,29 @@ def signal_process(namespace: str, pod: str, number: int = signal.SIGKILL, *, co
     return process
 
 
-def restart(workload: str, *, namespace: str = "", grace_s: int | None = None) -> None:
-    """Delete the pods of a server such as `rabbitmq` or `postgresql`; with `grace_s=0` as a power cut would.
+def restart(server: str, *, namespace: str = "", grace_s: int | None = None, ready_s: float = 90) -> None:
+    """Delete the pods of a server such as `rabbitmq` or `postgresql`; with `grace_s=0` at once, as a crash would.
 
-    Returns when the deletion is done; the replacement is on its way then.
+    Returns when a successor is Ready. A Service may take another second to lead to it: connect with retries.
     """
     lab = _managed_lab()
-    words = ["-n", namespace or lab.services_namespace, "delete", "pod", "-l", f"app={workload}"]
+    kubectl = _kubectl(lab)
+    selected = ["-n", namespace or lab.services_namespace, "pod", "-l", f"app={server}"]
+    before = {pod["metadata"]["uid"] for pod in kubectl.get(*selected)["items"]}
+    if not before:
+        raise LabError(f"restart {server}", "it has no pod")
+    words = ["delete", *selected, "--wait=false"]
     if grace_s is not None:
         words.append(f"--grace-period={grace_s}")
     if grace_s == 0:
         words.append("--force")
-    _kubectl(lab)(*words)
+    kubectl(*words)
+
+    def is_replaced() -> bool:
+        pods = kubectl.get(*selected)["items"]
+        return any(pod["metadata"]["uid"] not in before and is_ready(pod) for pod in pods)
+
+    wait_until(f"successor of {server}", is_replaced, timeout_s=ready_s, poll_s=0.25)
 
 
 def cut(node: str) -> None:

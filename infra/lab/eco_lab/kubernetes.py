@@ -97,6 +97,12 @@ class ApiClient:
         return answer
 
 
+def is_ready(item: Mapping[str, Any]) -> bool:
+    """Whether an object's condition `Ready` is true."""
+    conditions = item.get("status", {}).get("conditions") or ()
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
 def answers(url: str, context: ssl.SSLContext | None = None) -> bool:
     """Whether a URL answers 200 within a second."""
     try:

@@ -6,7 +6,7 @@ from typing import Any
 from eco_lab import environment, network
 from eco_lab import paths as lab_paths
 from eco_lab.errors import LabError
-from eco_lab.kubernetes import Kubectl
+from eco_lab.kubernetes import Kubectl, is_ready
 from eco_lab.machines import Machine
 
 _CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -59,5 +59,4 @@ def observe() -> Status:
 
 
 def _readiness(pod: dict[str, Any]) -> str:
-    ready = [one for one in pod["status"].get("conditions", ()) if one["type"] == "Ready" and one["status"] == "True"]
-    return "ready" if ready else str(pod["status"].get("phase", "unknown"))
+    return "ready" if is_ready(pod) else str(pod["status"].get("phase", "unknown"))
