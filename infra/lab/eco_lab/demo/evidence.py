@@ -34,10 +34,12 @@ class Seen:
 async def collect(services: Services, published: Mapping[str, Picture]) -> Evidence:
     """Read everything at rest. Nothing is consumed or changed."""
     rows = await read_rows(services)
-    dead = await broker.read(services.amqp_url, "q.dlq")
-    follow_ups = await broker.read(services.amqp_url, "q.ai")
-    objects, defects = await inspect_objects(services, published, rows)
-    return Evidence(published, rows, dead, follow_ups, objects, defects)
+    dead, follow_ups, (objects, wrong) = await asyncio.gather(
+        broker.read(services.amqp_url, "q.dlq"),
+        broker.read(services.amqp_url, "q.ai"),
+        inspect_objects(services, published, rows),
+    )
+    return Evidence(published, rows, dead, follow_ups, objects, wrong)
 
 
 async def read_rows(services: Services) -> list[Row]:

@@ -25,7 +25,7 @@ import PIL
 from PIL import ExifTags, Image, ImageOps
 
 SEED: Final = 20_261_121
-LAYOUT: Final = 4
+LAYOUT: Final = 5
 """Raised by hand when a change of this module makes other bytes, so that an older cache is not taken for new."""
 
 PHOTOGRAPHS: Final = (
@@ -41,8 +41,8 @@ SUFFIX: Final = {"JPEG": "jpg", "WEBP": "webp", "PNG": "png"}
 CONTENT_TYPE: Final = {"jpg": "image/jpeg", "webp": "image/webp", "png": "image/png"}
 BOMB_EDGE_PX: Final = 30_000
 """900 megapixels out of a file of about 110 KB."""
-TOO_LARGE_BYTES: Final = 33 * 1024 * 1024
-"""Above the 32 MiB that the storage role reads at most."""
+TOO_LARGE_BYTES: Final = 26 * 1024 * 1024
+"""Above the 25 MiB that the storage role reads at most."""
 
 
 class Flaw(StrEnum):
