@@ -1,9 +1,12 @@
 """The checksum of a row is a promise to files written years ago: its form must never drift."""
 
+from marshal import dumps
+from sys import intern
+
 import pytest
 
 from eco_workers.errors import JournalCorruptError
-from eco_workers.journal.records import TaskRow, checked_task, task_checksum
+from eco_workers.journal.records import _VALUES, TaskRow, checked_task, task_checksum
 
 ROW = TaskRow(
     id=7, checksum=0, payload=b'{"n":1}', result=b"null", task_id="task-1", task_name="image.store", queue="q.batch",
@@ -13,6 +16,7 @@ ROW = TaskRow(
     sync_retry_count=0, last_sync_attempt=None, sync_error="größer",
 )  # fmt: skip
 GOLDEN = 472_447_499
+ODD_GOLDEN = 1458951380
 
 
 def test_a_rows_checksum_is_what_it_was_when_the_first_file_was_written() -> None:
@@ -35,3 +39,25 @@ def test_equal_text_gives_an_equal_checksum_however_it_came_to_be() -> None:
     """Interned or built, ASCII or not: what is read from the file must give what was written."""
     built = "-".join(ROW.task_id.split("-"))
     assert task_checksum(ROW._replace(task_id=built)) == GOLDEN
+
+
+def test_each_kind_of_value_goes_in_as_it_is_written_down() -> None:
+    """The form that `records` describes, byte for byte: another program can check a journal by it."""
+    known = {
+        None: "4e",
+        -5: "69fbffffff",
+        1 << 40: "6c03000000000000000004",
+        -(1 << 40): "6cfdffffff000000000004",
+        1.5: "67000000000000f83f",
+        "ab": "75020000006162",
+        "ö": "7502000000c3b6",
+    }
+    for value, encoded in known.items():
+        assert dumps(value, _VALUES).hex() == encoded
+    assert dumps(("ab", None), _VALUES).hex() == "2802000000" + known["ab"] + known[None]
+
+
+def test_rows_with_numbers_of_every_size_have_known_checksums() -> None:
+    """Negative, beyond 32 and 64 bits, repeated and interned values."""
+    odd = ROW._replace(generation=1 << 40, attempts=-7, version=1 << 70, created_at=-2.25, queue=intern("image.store"))
+    assert task_checksum(odd) == ODD_GOLDEN

@@ -118,10 +118,13 @@ class CacheRow(NamedTuple):
 
 
 _VALUES: Final = 2
-"""Version of the form in which values go into a checksum: marshal's second, with binary floats and no references.
+"""Form in which a row's values go into its checksum: `marshal`, version 2, of the tuple of values in field order.
 
-That form has been the same since Python 2.5, and a golden value in the tests holds it fast. It costs a quarter of what
-formatting the values as text does, and a task's life takes half a dozen checksums.
+Byte by byte: `(` and the number of values, 4 bytes little-endian; then for each value `N` for null; `i` and 4 bytes for
+an integer that fits 32 bits, signed; `l` for a larger one, the signed number of its 15-bit digits (4 bytes) and the
+digits, 2 bytes each, lowest first; `g` and the 8 bytes of an IEEE double; `u`, the length (4 bytes) and the UTF-8 of a
+text. All numbers are little-endian. There are no references and no interned strings in this form, so equal values give
+equal bytes whatever their history. A test holds known answers; decision 0002 has the measurement.
 """
 
 
