@@ -67,6 +67,8 @@ class Plan:
     """The journal that must be found here; None when none is known and a new one may be made."""
     known_epoch: int = 0
     """The highest epoch that was ever seen of it: a file with a lower one is an old copy."""
+    known_epoch_of: str = ""
+    """The journal that `known_epoch` was seen of, where another one may stand at the path; empty for whichever does."""
     limits: Limits = field(default_factory=Limits)
     clock: Callable[[], float] = time.time
     vfs: str | None = None
@@ -297,7 +299,7 @@ def _take_over(connection: apsw.Connection, plan: Plan, lock: JournalLock) -> tu
     space = Space(plan.path, plan.limits, plan.files)
     connection.execute(plan.queries["begin"])
     rows.read_ledger()
-    known = max(plan.known_epoch, noted_epoch(lock, uuid))
+    known = max(plan.known_epoch if plan.known_epoch_of in {"", uuid} else 0, noted_epoch(lock, uuid))
     if rows.epoch < known:
         connection.execute(plan.queries["rollback"])
         raise JournalRefusedError(

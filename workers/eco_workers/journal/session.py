@@ -1,8 +1,9 @@
 """One open journal as the writer thread drives it: connection, operations, epoch, log, volume."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import apsw
 
@@ -12,9 +13,6 @@ from eco_workers.journal.queries import QUERIES
 from eco_workers.journal.space import Space, Volume
 from eco_workers.journal.sqlite_rows import SqliteRows
 from eco_workers.journal.upkeep import Upkeep
-
-_PAGE_BYTES: Final = 4096
-_FRAME_BYTES: Final = _PAGE_BYTES + 24
 
 
 class SqliteSession:
@@ -43,6 +41,11 @@ class SqliteSession:
         self._release = queries["release"]
         self._rollback_operation = queries["rollback_operation"]
         self._counters_at_begin = rows.counters.snapshot()
+        self.capturing = False
+        """Whether each group's changes are kept for a replica; set by the writer thread between two groups."""
+        self.changes: deque[bytes] = deque()
+        """Changes of committed groups, in order, until the loop takes them."""
+        self._recorder: apsw.Session | None = None
         self._wal_pages = 0
         self._looked_at = time.monotonic()
         connection.set_wal_hook(self._note_wal)
@@ -57,6 +60,9 @@ class SqliteSession:
                 f" {self.rows.epoch}; another process has taken it over, this one must exit"
             )
         self._counters_at_begin = self.rows.counters.snapshot()
+        if self.capturing:
+            self._recorder = apsw.Session(self._connection, "main")
+            self._recorder.attach(None)
 
     def run(self, operation: Callable[[Any], Any]) -> Any:
         """Run one operation in a savepoint."""
@@ -79,12 +85,16 @@ class SqliteSession:
         """Write the counters if they changed, then commit."""
         if self.rows.counters.snapshot() != self._counters_at_begin:
             self.rows.write_ledger()
+        changeset = self._recorded()
         self._connection.execute(self._commit)
+        if changeset:
+            self.changes.append(changeset)
 
     def abandon(self) -> None:
         """Undo the group."""
         self.rows.counters.restore(self._counters_at_begin)
         self.rows.forget()
+        self._recorded()
         if self._connection.in_transaction:
             self._connection.execute(self._rollback)
 
@@ -145,6 +155,16 @@ class SqliteSession:
         finally:
             self._connection.close()
         reached("close.after")
+
+    def _recorded(self) -> bytes:
+        """What the group has changed so far; ends the recording."""
+        recorder, self._recorder = self._recorder, None
+        if recorder is None:
+            return b""
+        try:
+            return recorder.changeset()
+        finally:
+            recorder.close()
 
     def _note_wal(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
         self._wal_pages = pages

@@ -1,0 +1,284 @@
+"""The replica of a journal: segments put into an object store in order, each once, each confirmed.
+
+A key is written by a conditional put, so of two writers that both believe to be the owner one meets an object that is
+there already. It is fenced: it acks nothing more and ends. A restore seals the epoch it reads, by writing its next
+number, before it looks at what is there; so an isolated writer can never have acked what a restored journal does not
+know.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Final, Protocol
+
+from eco_workers.errors import JournalError, JournalRefusedError
+from eco_workers.journal import segments
+from eco_workers.journal.segments import Kind, Segment
+
+SNAPSHOT_PART_BYTES: Final = 8 * 1_048_576
+PENDING_BYTES_MAX: Final = 64 * 1_048_576
+"""Committed and not yet confirmed; beyond it the journal accepts nothing new until the store has caught up."""
+RETRY_FIRST_S: Final = 0.2
+RETRY_MAX_S: Final = 10.0
+
+
+class ObjectExistsError(JournalError):
+    """A conditional put met an object that is there already."""
+
+
+class ObjectStore(Protocol):
+    """What a replica needs of a store; S3 gives it by `If-None-Match: *`."""
+
+    async def put_new(self, key: str, data: bytes) -> None:
+        """Write an object durably unless the key is taken; then ObjectExistsError, with nothing changed."""
+
+    async def get(self, key: str) -> bytes | None:
+        """An object, None when there is none."""
+
+    async def list_keys(self, prefix: str) -> list[str]:
+        """All keys under a prefix, sorted."""
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Remove objects; one that is not there is no error."""
+
+
+class DirectoryStore:
+    """A store in a directory: for tests, for rehearsals, for a volume of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    async def put_new(self, key: str, data: bytes) -> None:
+        """Write beside, then link: a link fails when the name is taken, and the object appears whole or not at all."""
+        await asyncio.to_thread(self._put_new, key, data)
+
+    async def get(self, key: str) -> bytes | None:
+        """An object."""
+        with contextlib.suppress(FileNotFoundError):
+            return await asyncio.to_thread((self.root / key).read_bytes)
+        return None
+
+    async def list_keys(self, prefix: str) -> list[str]:
+        """All keys under a prefix."""
+        return await asyncio.to_thread(self._list_keys, prefix)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Remove objects."""
+        for key in keys:
+            await asyncio.to_thread((self.root / key).unlink, missing_ok=True)
+
+    def _put_new(self, key: str, data: bytes) -> None:
+        path = self.root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent, prefix=".put-") as beside:
+            beside.write(data)
+            beside.flush()
+            os.fsync(beside.fileno())
+            try:
+                os.link(beside.name, path)
+            except FileExistsError:
+                raise ObjectExistsError(f"put {key}: it is there already") from None
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _list_keys(self, prefix: str) -> list[str]:
+        base = self.root / prefix
+        found = (each for each in base.rglob("*") if each.is_file() and not each.name.startswith("."))
+        return sorted(str(each.relative_to(self.root)) for each in found)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatistics:
+    """How far the replica is."""
+
+    epoch: int
+    confirmed: int
+    pending: int
+    pending_bytes: int
+    last_error: str
+
+
+class Replica:
+    """Puts the segments of one epoch into a store, in order, and tells when they are there."""
+
+    def __init__(self, store: ObjectStore, place: str) -> None:
+        self.store = store
+        self.place = place
+        self.fenced = ""
+        """Why this writer must ack nothing more; empty while it may."""
+        self.begun = False
+        """Whether the epoch is claimed and its snapshot whole: before that nothing can be confirmed."""
+        self._early: deque[bytes] = deque()
+        self._uuid = ""
+        self._epoch = 0
+        self._given = 0
+        self._confirmed = 0
+        self._previous = ""
+        self._pending: deque[Segment] = deque()
+        self._pending_bytes = 0
+        self._last_error = ""
+        self._changed = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+
+    async def newest(self) -> tuple[str, int]:
+        """The journal whose segments stand in the store, and its highest epoch there; empty and 0 for none."""
+        keys = await self.store.list_keys(self.place)
+        data = await self.store.get(keys[-1]) if keys else None
+        if data is None:
+            return "", 0
+        return segments.decode(data).journal_uuid, segments.numbers(keys[-1])[0]
+
+    async def begin(self, journal_uuid: str, epoch: int, snapshot: Path) -> None:
+        """Claim the epoch with a copy of the file, and start to upload what follows."""
+        found_uuid, known = await self.newest()
+        if found_uuid not in {"", journal_uuid}:
+            raise JournalRefusedError(
+                f"replicate to {self.place}: segments of journal {found_uuid} stand there, this is {journal_uuid}"
+            )
+        if epoch <= known:
+            raise JournalRefusedError(
+                f"replicate to {self.place}: epoch {known} is claimed there, this writer has {epoch}"
+            )
+        self._uuid, self._epoch = journal_uuid, epoch
+        size = (await asyncio.to_thread(snapshot.stat)).st_size
+        starts = range(0, max(1, size), SNAPSHOT_PART_BYTES)
+        for number, start in enumerate(starts, start=1):
+            body = await asyncio.to_thread(_part_of, snapshot, start)
+            await self._upload_patiently(self._next(Kind.SNAPSHOT, body, part=number, parts=len(starts)))
+            if self.fenced:
+                raise JournalRefusedError(self.fenced)
+        self.begun = True
+        while self._early:
+            self._enqueue(self._early.popleft())
+        self._task = asyncio.create_task(self._run(), name="journal-replica")
+
+    def give(self, changeset: bytes) -> None:
+        """Take over what a group changed. Called on the loop, in commit order, after the commit."""
+        if self.begun:
+            self._enqueue(changeset)
+        else:
+            self._early.append(changeset)
+
+    def forget_early(self) -> None:
+        """Drop what was given before a newer snapshot that holds it."""
+        self._early.clear()
+
+    def fence(self, reason: str) -> None:
+        """Ack nothing more."""
+        self.fenced = self.fenced or reason
+
+    def note(self, error: str) -> None:
+        """Keep an error of the store for the statistics."""
+        self._last_error = error
+
+    @property
+    def full(self) -> bool:
+        """Whether the store is so far behind that nothing new should be accepted."""
+        return self._pending_bytes > PENDING_BYTES_MAX
+
+    async def confirm(self) -> None:
+        """Return when all that was given so far is in the store; raises JournalRefusedError when fenced."""
+        target = self._given + len(self._early)
+        async with self._changed:
+            self._changed.notify_all()
+            await self._changed.wait_for(lambda: self.fenced or self._confirmed >= target)
+        if self.fenced and self._confirmed < target:
+            raise JournalRefusedError(self.fenced)
+
+    def statistics(self) -> ReplicaStatistics:
+        """How far the replica is."""
+        return ReplicaStatistics(
+            self._epoch, self._confirmed, len(self._pending), self._pending_bytes, self.fenced or self._last_error
+        )
+
+    async def close(self) -> None:
+        """Stop uploading. What was not confirmed was not acked."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def prune(self) -> int:
+        """Delete the segments of epochs before this one, whose snapshot holds all of them; how many."""
+        keys = await self.store.list_keys(self.place)
+        old = [each for each in keys if segments.numbers(each)[0] < self._epoch] if self._confirmed else []
+        await self.store.delete(old)
+        return len(old)
+
+    # -- parts ----------------------------------------------------------------------------------------------------
+
+    def _enqueue(self, changeset: bytes) -> None:
+        self._pending.append(self._next(Kind.CHANGES, changeset, ids=segments.task_ids(changeset)))
+        self._pending_bytes += len(changeset)
+
+    def _next(self, kind: Kind, body: bytes, *, part: int = 1, parts: int = 1, ids: tuple[str, ...] = ()) -> Segment:
+        self._given += 1
+        return Segment(self._uuid, self._epoch, self._given, kind, body, part, parts, ids)
+
+    async def _run(self) -> None:
+        while not self.fenced:
+            async with self._changed:
+                await self._changed.wait_for(lambda: bool(self._pending))
+            while self._pending and not self.fenced:
+                segment = self._pending[0]
+                await self._upload_patiently(segment)
+                if not self.fenced:
+                    self._pending.popleft()
+                    self._pending_bytes -= len(segment.body)
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _upload_patiently(self, segment: Segment) -> None:
+        pause_s = RETRY_FIRST_S
+        while True:
+            try:
+                await self._upload(segment)
+            except ObjectExistsError as error:
+                self.fence(f"replicate to {self.place}: {error}; another writer or a restore has taken over")
+                return
+            except Exception as error:  # noqa: BLE001  # any fault of the store is one to wait out; nothing is acked
+                self._last_error = str(error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, RETRY_MAX_S)
+            else:
+                self._last_error = ""
+                return
+
+    async def _upload(self, segment: Segment) -> None:
+        linked = Segment(
+            segment.journal_uuid,
+            segment.epoch,
+            segment.sequence,
+            segment.kind,
+            segment.body,
+            segment.part,
+            segment.parts,
+            segment.ids,
+            self._previous,
+        )
+        data = await asyncio.to_thread(segments.encode, linked)
+        name = segments.key(self.place, segment.epoch, segment.sequence)
+        try:
+            await self.store.put_new(name, data)
+        except ObjectExistsError:
+            # An upload whose answer was lost is there with our own bytes: that is no other writer.
+            if await self.store.get(name) != data:
+                raise
+        self._previous = segments.digest(data)
+        self._confirmed = segment.sequence
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def _part_of(path: Path, start: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(SNAPSHOT_PART_BYTES)

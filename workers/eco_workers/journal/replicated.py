@@ -1,0 +1,133 @@
+"""The journal under `ackPolicy: Replicated`: what leads to an ack returns only when its segment is confirmed."""
+
+import asyncio
+import contextlib
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Self
+
+from eco_workers.errors import JournalError, JournalFullError, JournalRefusedError
+from eco_workers.journal import copies
+from eco_workers.journal.model import Identity, NewTask, Owner, Rejected, Verdict
+from eco_workers.journal.opening import Plan
+from eco_workers.journal.replica import Replica
+from eco_workers.journal.sqlite import SqliteJournal
+
+CLAIM_PAUSE_FIRST_S: Final = 0.5
+CLAIM_PAUSE_MAX_S: Final = 30.0
+SNAPSHOT_PREFIX: Final = "eco-snapshot-"
+COPIED: Final = b""
+"""Stands among the changes where the snapshot was taken: what came before it is in the snapshot."""
+
+
+class ReplicatedJournal(SqliteJournal):
+    """A journal whose every group commit is also a segment in an object store.
+
+    While the store is away, work that is here goes on and ends; new work is refused, since it could not be acked.
+    """
+
+    _replica: Replica
+    _claiming: "asyncio.Task[None] | None" = None
+
+    @classmethod
+    async def open_replicated(cls, path: Path, *, identity: Identity, replica: Replica, **options: Any) -> Self:
+        """Open the journal and begin an epoch in the store, in the background while the store is away."""
+        plan = Plan(path, identity, **options)
+        with contextlib.suppress(OSError, JournalError, TimeoutError):
+            # An epoch in the store above the file's: somebody restored this journal, and this file is the old one.
+            uuid, epoch = await replica.newest()
+            if epoch > plan.known_epoch:
+                plan = replace(plan, known_epoch=epoch, known_epoch_of=uuid)
+        journal = await cls.open(path, identity=identity, plan=plan)
+        journal._replica = replica  # noqa: SLF001  # our own class's constructor
+        journal._claiming = asyncio.create_task(journal._claim_epoch(), name="journal-replica-claim")  # noqa: SLF001
+        return journal
+
+    @property
+    def replica(self) -> Replica:
+        """Where the segments go."""
+        return self._replica
+
+    async def accept(self, tasks: Sequence[NewTask], *, owner: Owner = Owner.JOURNAL) -> list[Verdict]:
+        """Write deliveries; returns when their segment is confirmed."""
+        verdicts = await super().accept(tasks, owner=owner)
+        await self._replica.confirm()
+        return verdicts
+
+    async def reject(self, messages: Sequence[Rejected]) -> None:
+        """Keep deliveries that are no valid task; returns when their segment is confirmed."""
+        await super().reject(messages)
+        await self._replica.confirm()
+
+    async def acked(self, task_ids: Sequence[str]) -> None:
+        """Hand rows over before the ack; returns when their segment is confirmed."""
+        await super().acked(task_ids)
+        await self._replica.confirm()
+
+    async def retry(self, task_id: str, error: str, *, not_before: float) -> None:
+        """Schedule another attempt; returns when its segment is confirmed, for an ack may follow."""
+        await super().retry(task_id, error, not_before=not_before)
+        await self._replica.confirm()
+
+    async def close(self) -> None:
+        """Finish what was begun, then close; what the store has not confirmed by then was not acked."""
+        if self._claiming is not None:
+            self._claiming.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._claiming
+        await super().close()
+        await self._replica.close()
+
+    def _check_room(self) -> None:
+        super()._check_room()
+        if self._replica.fenced:
+            raise JournalRefusedError(self._replica.fenced)
+        if not self._replica.begun:
+            raise JournalFullError("accept: the epoch is not yet claimed in the object store; nothing could be acked")
+        if self._replica.full:
+            raise JournalFullError("accept: the object store is too far behind; running work goes on")
+
+    def _after_group(self) -> None:
+        # Before any caller of the group goes on, so that none of them can ask for a confirmation of less.
+        changes = self._session.changes
+        while changes:
+            changeset = changes.popleft()
+            if changeset == COPIED:
+                self._replica.forget_early()
+            else:
+                self._replica.give(changeset)
+        super()._after_group()
+
+    async def _claim_epoch(self) -> None:
+        """Claim the epoch with a copy of the file taken between two groups; patient while the store is away."""
+        pause_s = CLAIM_PAUSE_FIRST_S
+        while True:
+            try:
+                with TemporaryDirectory(prefix=SNAPSHOT_PREFIX, dir=self.plan.path.parent) as directory:
+                    snapshot = Path(directory) / "journal.db"
+                    await self._writer.between(partial(self._copy_and_capture, snapshot))
+                    await self._replica.begin(self.journal_uuid, self.epoch, snapshot)
+            except JournalRefusedError as error:
+                self._replica.fence(str(error))
+                return
+            except Exception as error:  # noqa: BLE001  # any fault of the store is one to wait out; nothing is accepted
+                self._replica.note(str(error))
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
+                pause_s = min(pause_s * 2, CLAIM_PAUSE_MAX_S)
+            else:
+                return
+
+    def _copy_and_capture(self, target: Path) -> None:
+        """On the writer thread: whatever commits behind this copy is captured, nothing before it."""
+        for stale in self.plan.path.parent.glob(SNAPSHOT_PREFIX + "*"):
+            if stale != target.parent:
+                shutil.rmtree(stale, ignore_errors=True)  # left by a process that was killed meanwhile
+        copies.backup(self.plan, target)
+        self._session.changes.clear()
+        self._session.changes.append(COPIED)
+        self._session.capturing = True

@@ -1,0 +1,165 @@
+"""Restores a journal from its segments: the newest whole snapshot, then every change in order; a gap stops it."""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import apsw
+
+from eco_workers.errors import JournalCorruptError, JournalLostError
+from eco_workers.journal import segments
+from eco_workers.journal.replica import ObjectExistsError, ObjectStore
+from eco_workers.journal.segments import Kind, Segment
+
+SEAL_TRIES: Final = 1_000
+_TABLES: Final = ("meta", "ledger", "task_wal", "steps", "outbox", "gpt_cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore gave."""
+
+    journal_uuid: str
+    epoch: int
+    segments: int
+    digest: str
+    """Of every row of every table; equal digests mean equal journals."""
+
+
+async def restore(store: ObjectStore, place: str, target: Path, *, seal: bool = True) -> Restored:
+    """Build the journal's file at `target` from the store.
+
+    `seal` first closes the epoch for its writer; only a rehearsal goes without. Raises JournalLostError when there is
+    nothing, JournalCorruptError at a gap, a damaged segment or a broken chain: what lies behind a gap is never applied.
+    """
+    epoch = await _newest_epoch(store, place)
+    if seal:
+        await _seal(store, place, epoch)
+    chain = await _chain(store, place, epoch)
+    return await asyncio.to_thread(_build, chain, target)
+
+
+async def rehearse(store: ObjectStore, place: str) -> Restored:
+    """Restore into a temporary directory, the store left as it is; compare the digest with the journal's."""
+    with TemporaryDirectory(prefix="eco-restore-") as directory:
+        return await restore(store, place, Path(directory) / "journal.db", seal=False)
+
+
+def digest_of(path: Path) -> str:
+    """The digest of a journal's rows, of a file that no other connection of this process has open."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        return digest_rows(connection)
+    finally:
+        connection.close()
+
+
+def digest_rows(connection: apsw.Connection) -> str:
+    """The digest of every row of every table, in the order of the keys."""
+    found = hashlib.sha256()
+    for table in _TABLES:
+        found.update(table.encode())
+        order = {"meta": "key", "gpt_cache": "key", "ledger": "only_row", "steps": "task_id, name"}.get(table, "id")
+        for row in connection.execute(f"SELECT * FROM {table} ORDER BY {order}"):  # noqa: S608  # our own names
+            found.update(repr(row).encode())
+    return found.hexdigest()
+
+
+async def _newest_epoch(store: ObjectStore, place: str) -> int:
+    """The newest epoch whose snapshot is whole: a writer may have died while it uploaded a newer one."""
+    keys = await store.list_keys(place)
+    epochs = sorted({segments.numbers(each)[0] for each in keys}, reverse=True)
+    for epoch in epochs:
+        if await _snapshot_is_whole(store, place, epoch):
+            return epoch
+    raise JournalLostError(f"restore from {place}: no epoch with a whole snapshot stands there")
+
+
+async def _snapshot_is_whole(store: ObjectStore, place: str, epoch: int) -> bool:
+    first = await store.get(segments.key(place, epoch, 1))
+    if first is None:
+        return False
+    segment = segments.decode(first)
+    return segment.kind == Kind.SNAPSHOT and await store.get(segments.key(place, epoch, segment.parts)) is not None
+
+
+async def _seal(store: ObjectStore, place: str, epoch: int) -> None:
+    """Write the epoch's next number, so that its writer meets it; a writer that is faster is followed."""
+    for _ in range(SEAL_TRIES):
+        keys = [each for each in await store.list_keys(place) if segments.numbers(each)[0] == epoch]
+        last = await store.get(keys[-1])
+        if last is None:
+            continue
+        newest = segments.decode(last)
+        if newest.kind == Kind.SEAL:
+            return
+        sealing = Segment(newest.journal_uuid, epoch, newest.sequence + 1, Kind.SEAL, previous=segments.digest(last))
+        try:
+            await store.put_new(segments.key(place, epoch, sealing.sequence), segments.encode(sealing))
+        except ObjectExistsError:
+            continue
+        return
+    raise JournalCorruptError(f"restore from {place}: epoch {epoch} could not be sealed; is its writer still at work?")
+
+
+async def _chain(store: ObjectStore, place: str, epoch: int) -> list[Segment]:
+    keys = [each for each in await store.list_keys(place) if segments.numbers(each)[0] == epoch]
+    chain: list[Segment] = []
+    previous = ""
+    for expected, each in enumerate(keys, start=1):
+        if segments.numbers(each) != (epoch, expected):
+            raise JournalCorruptError(
+                f"restore from {place}: segment {expected} of epoch {epoch} is missing and {each} is there;"
+                " nothing behind a gap is applied"
+            )
+        data = await store.get(each)
+        if data is None:
+            raise JournalCorruptError(f"restore from {place}: {each} was listed and cannot be read")
+        segment = segments.decode(data)
+        if (segment.epoch, segment.sequence, segment.previous) != (epoch, expected, previous):
+            raise JournalCorruptError(f"restore from {place}: {each} does not belong behind the segment before it")
+        if chain and segment.journal_uuid != chain[0].journal_uuid:
+            raise JournalCorruptError(f"restore from {place}: {each} is of another journal, {segment.journal_uuid}")
+        previous = segments.digest(data)
+        chain.append(segment)
+    return chain
+
+
+def _build(chain: list[Segment], target: Path) -> Restored:
+    with target.open("xb") as file:
+        for segment in chain:
+            if segment.kind == Kind.SNAPSHOT:
+                file.write(segment.body)
+    connection = apsw.Connection(str(target))
+    try:
+        triggers = [
+            (str(name), str(sql))
+            for name, sql in connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
+        ]
+        # A changeset holds what a group came to, not each step of it: a task accepted and ended in one group would be
+        # refused by the triggers that judge single steps.
+        for name, _sql in triggers:
+            connection.execute(f"DROP TRIGGER {name}")
+        for segment in chain:
+            if segment.kind == Kind.CHANGES:
+                _apply(connection, segment)
+        for _name, sql in triggers:
+            connection.execute(sql)
+        found = digest_rows(connection)
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    finally:
+        connection.close()
+    return Restored(chain[0].journal_uuid, chain[0].epoch, len(chain), found)
+
+
+def _apply(connection: apsw.Connection, segment: Segment) -> None:
+    try:
+        apsw.Changeset.apply(segment.body, connection)
+    except apsw.Error as error:
+        raise JournalCorruptError(
+            f"restore: segment {segment.sequence} of epoch {segment.epoch} does not apply to what stands before it:"
+            f" {error}"
+        ) from error
