@@ -292,8 +292,8 @@ def read_shapes(database: Path) -> tuple[dict[str, Shape], set[str], list[str]]:
         with closing(apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             return _read_all(connection)
-    except (apsw.CorruptError, apsw.NotADBError) as error:
-        return {}, set(), [f"unreadable: {error}"]
+    except (apsw.Error, ValueError) as error:  # a page of another time gives text that is no text
+        return {}, set(), [f"unreadable: {type(error).__name__}: {error}"]
 
 
 def _read_all(connection: apsw.Connection) -> tuple[dict[str, Shape], set[str], list[str]]:

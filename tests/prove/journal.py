@@ -1,0 +1,189 @@
+"""Counted proofs of the journal: `make prove-journal`, or `python -m tests.prove.journal --part power`.
+
+Each part attacks the journal in one way, many thousand times, and counts what was lost. Seeds are printed and can be
+given. Exit status 1 when anything was lost, a fault stayed unseen, or a count fell short of what was promised.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Final
+
+from tests.crash import power
+from tests.support import figures
+from tests.support.cuts import Cutter, Tally, record
+from tests.support.handover import Bounds, Found, Policy, search
+from tests.support.mutations import MUTATIONS
+from tests.support.scratch import memory_directory
+from tests.support.workload import live
+
+PROCESSES: Final = min(2, os.cpu_count() or 1)
+POWER_STATES: Final = 20_000
+MODEL_STATES: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a run was asked for."""
+
+    seed: int
+    quick: bool
+
+    def target(self, thorough: int) -> int:
+        """A count that a thorough run reaches; a quick one does with a fiftieth."""
+        return thorough // 50 if self.quick else thorough
+
+
+# -- the model of the hand-over ---------------------------------------------------------------------------------------
+
+SEARCHES: Final = ((Policy.JOURNALED, 2), (Policy.REPLICATED, 1), (Policy.COMPLETED, 1), (Policy.MIXED, 1))
+"""Policies with the deliveries that one shard holds at a time, as many as the machine can search to the end."""
+
+
+def prove_model(run: Run) -> None:
+    """Search the hand-over to its end under each policy, and find each fault in its rules."""
+    states = lost = uncaught = 0
+    bound = run.target(5_000_000)
+    with ProcessPoolExecutor(PROCESSES) as pool:
+        searches = {pool.submit(_search, policy, delivered, bound): policy for policy, delivered in SEARCHES}
+        mutated = {pool.submit(_search_mutated, name): name for name in MUTATIONS}
+        for done in as_completed(searches):
+            found = done.result()
+            states += found.states
+            lost += found.violation is not None
+            end = "searched to the end" if found.complete else "stopped at the bound"
+            print(f"  {found.policy.name.lower():<11} {found.states:>10,} states {found.steps:>11,} steps, {end}")
+            if found.violation:
+                print(f"    {found.violation.what}: {' > '.join(found.violation.path)}")
+        for ended in as_completed(mutated):
+            steps = ended.result()
+            uncaught += steps is None
+            print(f"  {'NOT FOUND' if steps is None else f'found after {steps:>2} steps'}: {mutated[ended]}")
+    figures.record("journal.model_states", states, "states", f">= {run.target(MODEL_STATES)}")
+    figures.record("journal.model_lost", lost, "policies", "== 0")
+    figures.record("journal.model_mutations", len(MUTATIONS), "mutations", ">= 6")
+    figures.record("journal.model_mutations_uncaught", uncaught, "mutations", "== 0")
+
+
+def _search(policy: Policy, delivered: int, states_max: int) -> Found:
+    found = search(policy, bounds=Bounds(delivered=delivered), states_max=states_max)
+    if found.violation:  # once more, slower, for the way there
+        found = search(policy, bounds=Bounds(delivered=delivered), states_max=states_max, trace=True)
+    return found
+
+
+def _search_mutated(name: str) -> int | None:
+    found = search(MUTATIONS[name].policy, MUTATIONS[name].rules, trace=True)
+    return len(found.violation.path) if found.violation else None
+
+
+# -- power cuts -------------------------------------------------------------------------------------------------------
+
+Job = Callable[[], Tally]
+
+
+def _power_jobs(run: Run) -> Iterator[Job]:
+    """Jobs without an end; whoever runs them stops when there are states enough."""
+    size = 4 if run.quick else 12
+    share = 0.1 if run.quick else 0.5
+    for number in count():
+        seed = run.seed * 1_000 + number
+        yield partial(_power, "at_work", seed, {"tasks": size, "share": share, "draws": 2})
+        yield partial(_power, "while_migrating", seed, {"tasks": size, "share": share, "draws": 1})
+        yield partial(_power, "with_ballast", seed, {"tasks": size, "share": share, "draws": 2})
+        yield partial(_power, "while_rebuilding", seed, {"tasks": 8, "share": share, "draws": 2})
+        for offset in range(4):
+            yield partial(_power, "while_quarantining", seed * 4 + offset, {"tasks": 8, "draws": 4})
+
+
+def _power(name: str, seed: int, options: dict[str, float]) -> Tally:
+    with memory_directory() as directory:
+        tally: Tally = asyncio.run(getattr(power, name)(directory, seed, **options))
+    return tally
+
+
+def prove_power(run: Run) -> None:
+    """Cut the power until enough distinct disks were looked at, in every phase."""
+    tally = _gather(_power_jobs(run), run.target(POWER_STATES))
+    figures.record("journal.power_cut_states", tally.states, "states", f">= {run.target(POWER_STATES)}")
+    figures.record("journal.power_cut_lost", tally.lost, "states", "== 0")
+
+
+def _gather(jobs: Iterator[Job], states: int) -> Tally:
+    tally = Tally()
+    with ProcessPoolExecutor(PROCESSES) as pool:
+        running = {pool.submit(next(jobs)) for _ in range(PROCESSES)}
+        started = PROCESSES
+        while running:
+            done = next(as_completed(running))
+            running.remove(done)
+            tally.merge(done.result())
+            # One round of jobs holds each phase once: none is left out, however soon there are states enough.
+            if tally.states < states or started < JOBS_A_ROUND:
+                running.add(pool.submit(next(jobs)))
+                started += 1
+            print(f"\r  {tally.states:,} states, {tally.lost} lost", end="", flush=True)
+    print()
+    for kind, number in sorted(tally.kinds.items()):
+        print(f"  {number:>7,}  {kind}")
+    for line in tally.complaints:
+        print(f"  LOST {line}")
+    return tally
+
+
+JOBS_A_ROUND: Final = 8
+
+
+def prove_control(run: Run) -> None:
+    """The same cuts of journals that do not sync must find losses, else the cuts prove nothing."""
+    for synchronous in ("NORMAL", "OFF"):
+        tally = asyncio.run(_control(run, synchronous))
+        print(f"  {synchronous}: {tally.lost:,} of {tally.states:,} states have lost something")
+        figures.record(f"journal.control_{synchronous.lower()}_lost", tally.lost, "states", ">= 1")
+
+
+async def _control(run: Run, synchronous: str) -> Tally:
+    with memory_directory() as directory:
+        recorder = await record(
+            directory / "work",
+            lambda journal, ledger: live(journal, ledger, seed=run.seed, tasks=6),
+            synchronous=synchronous,
+        )
+        return await Cutter(directory / "cut", random.Random(run.seed), share=0.1).run(recorder, synchronous)
+
+
+PARTS: Final[dict[str, Callable[[Run], None]]] = {
+    "model": prove_model,
+    "control": prove_control,
+    "power": prove_power,
+}
+
+
+def main() -> int:
+    """Run the parts that were asked for and print the table."""
+    parser = argparse.ArgumentParser(description="Proofs of the journal.")
+    parser.add_argument("--part", action="append", choices=[*PARTS], help="one part only; may be given again")
+    parser.add_argument("--quick", action="store_true", help="a fiftieth of each count")
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    run = Run(given.seed, given.quick)
+    print(f"seed {run.seed}")
+    for name in given.part or PARTS:
+        begun = time.monotonic()
+        print(f"{name}: {PARTS[name].__doc__}")
+        PARTS[name](run)
+        print(f"  {time.monotonic() - begun:.0f} s")
+    print(figures.table())
+    return 1 if figures.missed() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
