@@ -108,7 +108,11 @@ def _management(services: Services) -> aiohttp.ClientSession:
     broker = urlsplit(services.lab.amqp_url)
     return aiohttp.ClientSession(
         f"http://{broker.hostname}:{MANAGEMENT_PORT}",
-        auth=aiohttp.BasicAuth(unquote(broker.username or "guest"), unquote(broker.password or "guest")),
+        headers={
+            "Authorization": aiohttp.encode_basic_auth(
+                unquote(broker.username or "guest"), unquote(broker.password or "guest")
+            )
+        },
         timeout=aiohttp.ClientTimeout(total=MANAGEMENT_TIMEOUT_S),
     )
 

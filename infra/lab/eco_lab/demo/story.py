@@ -212,7 +212,7 @@ async def _strike(stage: Stage, workers: Columns, shard: str, what: str, kill: K
     struck = await strike(stage.watch, shard, what, kill)
     own = "" if struck.process_s is None else f" ({struck.process_s:.2f} s of them in the new process)"
     narrator.say(
-        f"{shard} has resumed {struck.resumed_s:.1f} s after it{own}; {struck.recovered} unfinished tasks in its journal"
+        f"{shard} has resumed {struck.resumed_s:.1f} s after it{own}; {struck.recovered} unfinished in its journal"
     )
     narrator.say("what `kubectl get ecoworkers --watch` printed meanwhile:")
     narrator.show(workers.text(since=struck.at))
