@@ -6,17 +6,21 @@ given. Exit status 1 when anything was lost, a fault stayed unseen, or a count f
 
 import argparse
 import asyncio
+import json
 import os
 import random
+import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
+from eco_workers.journal import failpoints
 from tests.crash import power
 from tests.support import figures
 from tests.support.cuts import Cutter, Tally, record
@@ -28,6 +32,7 @@ from tests.support.workload import live
 PROCESSES: Final = min(2, os.cpu_count() or 1)
 POWER_STATES: Final = 20_000
 MODEL_STATES: Final = 1_000_000
+KILLS: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +165,42 @@ async def _control(run: Run, synchronous: str) -> Tally:
         return await Cutter(directory / "cut", random.Random(run.seed), share=0.1).run(recorder, synchronous)
 
 
+# -- kills ------------------------------------------------------------------------------------------------------------
+
+
+def prove_kill(run: Run) -> None:
+    """SIGKILL at every named failpoint and at random moments, each followed by the next start."""
+    wanted = run.target(KILLS)
+    half = -(-wanted // PROCESSES)
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        runs = list(pool.map(partial(_kill, half), range(run.seed * 100, run.seed * 100 + PROCESSES)))
+    at: Counter[str] = Counter()
+    for found in runs:
+        at.update(found["at"])
+        for line in found["complaints"]:
+            print(f"  LOST {line}")
+    for where, number in sorted(at.items()):
+        print(f"  {number:>7,}  {where}")
+    unvisited = set(failpoints.NAMES) - at.keys()
+    print(f"  never died at: {', '.join(sorted(unvisited)) or 'none'}")
+    figures.record("journal.kill_iterations", sum(found["iterations"] for found in runs), "kills", f">= {wanted}")
+    figures.record("journal.kill_lost", sum(found["lost"] for found in runs), "kills", "== 0")
+    figures.record("journal.kill_failpoints_unvisited", len(unvisited), "failpoints", None if run.quick else "== 0")
+
+
+def _kill(iterations: int, seed: int) -> dict[str, Any]:
+    """The loop forks, so it has a process to itself that never had a thread."""
+    command = [sys.executable, "-m", "tests.crash.kills", "--iterations", str(iterations), "--seed", str(seed)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=1_800)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 PARTS: Final[dict[str, Callable[[Run], None]]] = {
     "model": prove_model,
     "control": prove_control,
     "power": prove_power,
+    "kill": prove_kill,
 }
 
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from eco_crds.wal import WalAges, WalCounts
 from eco_workers.journal import messages
+from eco_workers.journal.failpoints import reached
 from eco_workers.journal.limits import clean_error
 from eco_workers.journal.model import OutboxMessage, Report, State
 from eco_workers.journal.operations import Operations
@@ -110,9 +111,11 @@ class Upkeep(Operations):
         """Delete ended rows older than `keep_s` that owe nothing; how many rows of tasks."""
         now = self.now()
         rows = self.rows.prunable(now - keep_s, reports_owed=bool(self.sync_target()), limit=limit)
+        reached("prune.before")
         for row in rows:
             self.rows.delete(row)
         self.rows.prune_loose(now - keep_s, now - self.context.limits.cache_keep_s, limit)
+        reached("prune.after")
         return len(rows)
 
     def counts_and_ages(self) -> tuple[WalCounts, WalAges]:
