@@ -1,8 +1,8 @@
 """A RabbitMQ of a test's own: a process on a loopback port that can be stopped, killed, paused and started again.
 
-The server comes from the machine (`rabbitmq-server` of the distribution) or from a root file system that holds another
-version (`ECO_BROKER_ROOTFS`, or the lab's cache), entered by chroot in a mount namespace of its own. Everything it
-writes is below one directory, so it keeps its queues from one start to the next.
+The server comes from the image in the lab's cache, or from a root file system that `ECO_BROKER_ROOTFS` names, by chroot
+in a mount namespace of its own; else, or when that variable is empty, from the machine (`rabbitmq-server` of the
+distribution, another release). Everything it writes is below one directory, so it keeps its queues over a restart.
 """
 
 import os
@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.processes import ProcessError, Program, answers, free_port, wait_for
+from tests.support.rootfs import unpacked
 
+CACHE: Final = Path(os.environ.get("ECO_LAB_CACHE", Path.home() / ".cache" / "eco-lab"))
 SCRIPTS: Final = Path("/usr/lib/rabbitmq/bin")
 INSIDE: Final = Path("/srv/broker")
 """Where the directory of a broker is mounted in a root file system."""
@@ -26,14 +28,20 @@ _GREETING: Final = b"AMQP\x00\x00\x09\x01"
 
 def rootfs() -> Path | None:
     """A root file system with a RabbitMQ in it, newer than the distribution's; None when there is none."""
+    if os.geteuid() != 0:
+        return None
     named = os.environ.get("ECO_BROKER_ROOTFS")
-    found = [Path(named)] if named else sorted(Path.home().glob(".cache/eco-lab/build/*rabbitmq*/rootfs"))
-    return next((path for path in found if (path / SCRIPTS.relative_to("/") / "rabbitmq-server").exists()), None)
+    if named == "":
+        return None
+    if named is not None:
+        return Path(named)
+    archives = sorted(CACHE.glob("images/eco-lab-rabbitmq-*.tar"), key=lambda path: path.stat().st_mtime)
+    return unpacked(archives[-1]) if archives else None
 
 
 def is_available() -> bool:
     """Whether any RabbitMQ server is on this machine."""
-    return (rootfs() is not None and os.geteuid() == 0) or (SCRIPTS / "rabbitmq-server").exists()
+    return rootfs() is not None or (SCRIPTS / "rabbitmq-server").exists()
 
 
 @dataclass(slots=True)
