@@ -151,6 +151,12 @@ def test_a_report_of_another_pod_is_not_learned_from(world: InMemory) -> None:
     world.run_shard("storage-0")
     world.remove(kinds.POD, "storage-0-pod")
     assert world.plan().steps == ()
+    earlier = world.probes["storage-0"]
+    world.run_shard("storage-0")
+    world.probes["storage-0"] = earlier
+    assert world.plan().steps == ()
+    world.report("storage-0")
+    assert applied(world.plan()) == ["PersistentVolumeClaim/wal-storage-0", "ConfigMap/storage-0-journal"]
 
 
 def test_a_paused_ecoworker_is_left_alone(world: InMemory) -> None:
@@ -268,9 +274,9 @@ def test_an_adopted_claim_that_is_larger_is_kept_so(world: InMemory) -> None:
     world.ready(1)
     claim = world.bodies[(kinds.CLAIM.kind, "wal-storage-0")]
     world.put(kinds.CLAIM, merge(claim, {"spec": {"resources": {"requests": {"storage": "20Ti"}}}}))
-    world.apply_worker(concurrency=5)
+    world.apply_worker(image="registry.example/worker:7")  # noted on the claim for a later drain
     steps = [it for it in world.plan().steps if isinstance(it, Apply) and it.desired["kind"] == kinds.CLAIM.kind]
-    assert all(it.desired["spec"]["resources"]["requests"]["storage"] == "20Ti" for it in steps)
+    assert [it.desired["spec"]["resources"]["requests"]["storage"] for it in steps] == ["20Ti"]
 
 
 def test_the_sync_settings_come_and_go_with_the_walsync(world: InMemory) -> None:
