@@ -1,0 +1,168 @@
+"""Acting on a plan: what fails keeps back only what needs it, and nothing that is not ours is ever written."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from eco_crds import contract
+from eco_operator import errors, kinds
+from eco_operator.act import Actor, event
+from eco_operator.cache import Cache
+from eco_operator.kinds import Kind
+from eco_operator.reconcile.plan import Announce, Apply, ObjectRef
+from tests.support.observed import KEY, InMemory, fields_of
+
+
+class Server:
+    """As much of an API server as acting needs; each request may be made to fail."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], dict[str, Any]] = {}
+        self.failures: dict[tuple[str, str], errors.ApiError] = {}
+        self.applied: list[tuple[str, bool]] = []
+        self.events: list[dict[str, Any]] = []
+        self.drops_fields = False
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
+        if (kind.kind, name) not in self.objects:
+            raise errors.NotFoundError("get", f"{namespace}/{name}", status=404)
+        return self.objects[(kind.kind, name)]
+
+    async def apply(self, desired: dict[str, Any], *, force: bool, subresource: str | None = None) -> dict[str, Any]:
+        assert subresource is None
+        identity = (desired["kind"], desired["metadata"]["name"])
+        if identity in self.failures:
+            raise self.failures[identity]
+        body = copy.deepcopy(desired)
+        owned = fields_of({key: value for key, value in body.items() if key not in {"apiVersion", "kind"}})
+        if self.drops_fields:
+            owned["f:metadata"].pop("f:labels")
+        body["metadata"].setdefault("uid", f"uid-{identity[1]}")
+        body["metadata"]["resourceVersion"] = str(len(self.applied) + 1)
+        entry = {"manager": contract.FIELD_MANAGER, "operation": "Apply", "fieldsV1": owned}
+        body["metadata"]["managedFields"] = [entry]
+        self.objects[identity] = body
+        self.applied.append(("/".join(identity), force))
+        return body
+
+    async def create_event(self, body: dict[str, Any]) -> None:
+        self.events.append(body)
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def world() -> InMemory:
+    made = InMemory()
+    made.apply_worker(replicas=2)
+    return made
+
+
+def actor(server: Server, cache: Cache | None = None) -> Actor:
+    return Actor(server, cache or Cache(), "test")  # type: ignore[arg-type]  # as much of a cluster as acting needs
+
+
+async def test_a_whole_plan_is_applied_in_order_and_told_of(server: Server, world: InMemory) -> None:
+    acted = await actor(server).act(KEY, world.plan(), is_current=lambda: True)
+    assert acted.changed == 6
+    assert [name for name, _ in server.applied][:3] == [
+        "Secret/storage-admin-token",
+        "Service/storage",
+        "PersistentVolumeClaim/wal-storage-0",
+    ]
+    assert {it["reason"] for it in server.events} == {"TokenCreated", "ServiceCreated", "ClaimCreated", "ShardCreated"}
+
+
+async def test_a_new_object_is_never_forced_upon_a_name(server: Server, world: InMemory) -> None:
+    await actor(server).act(KEY, world.plan(), is_current=lambda: True)
+    assert not any(forced for _, forced in server.applied)
+
+
+async def test_an_object_that_is_not_ours_is_reported_and_not_written(server: Server, world: InMemory) -> None:
+    theirs = {"metadata": {"name": "storage", "labels": {}}}
+    server.objects[("Service", "storage")] = theirs
+    acted = await actor(server).act(KEY, world.plan(), is_current=lambda: True)
+    assert acted.outcome.foreign == ("Service/storage",)
+    assert server.objects[("Service", "storage")] is theirs
+
+
+async def test_a_shard_whose_claim_is_not_ours_is_not_started_and_the_other_is(server: Server, world: InMemory) -> None:
+    server.objects[("PersistentVolumeClaim", "wal-storage-0")] = {"metadata": {"name": "wal-storage-0"}}
+    await actor(server).act(KEY, world.plan(), is_current=lambda: True)
+    names = [name for name, _ in server.applied]
+    assert "Deployment/storage-0" not in names
+    assert "Deployment/storage-1" in names
+
+
+async def test_a_claim_that_could_not_be_made_keeps_its_shard_back(server: Server, world: InMemory) -> None:
+    failure = errors.DeniedError("apply", "x/wal-storage-1", status=403, message="exceeded quota")
+    server.failures[("PersistentVolumeClaim", "wal-storage-1")] = failure
+    acted = await actor(server).act(KEY, world.plan(), is_current=lambda: True)
+    assert acted.outcome.failed == ("wal-storage-1: exceeded quota",)
+    assert "Deployment/storage-1" not in [name for name, _ in server.applied]
+    assert "Deployment/storage-0" in [name for name, _ in server.applied]
+
+
+async def test_a_refused_object_is_told_apart_from_one_to_try_again(server: Server, world: InMemory) -> None:
+    refusal = errors.RejectedError("apply", "x/storage", status=422, message="spec.ports: wrong")
+    server.failures[("Service", "storage")] = refusal
+    acted = await actor(server).act(KEY, world.plan(), is_current=lambda: True)
+    assert acted.outcome.rejected == ("storage: spec.ports: wrong",)
+    assert acted.outcome.failed == ()
+
+
+async def test_the_server_s_wish_for_rest_is_passed_on(server: Server, world: InMemory) -> None:
+    busy = errors.TransientError("apply", "x/storage", status=429)
+    busy.retry_after_s = 7.0
+    server.failures[("Service", "storage")] = busy
+    acted = await actor(server).act(KEY, world.plan(), is_current=lambda: True)
+    assert acted.retry_after_s == 7.0
+
+
+async def test_a_namespace_that_goes_ends_the_work_without_noise(server: Server, world: InMemory) -> None:
+    going = errors.DeniedError("apply", "x", status=403, message="unable to create: namespace is being terminated")
+    server.failures[("Secret", "storage-admin-token")] = going
+    acted = await actor(server).act(KEY, world.plan(), is_current=lambda: True)
+    assert server.applied == []
+    assert acted.outcome.failed == ()
+
+
+async def test_nothing_more_is_done_for_an_ecoworker_that_is_gone(server: Server, world: InMemory) -> None:
+    acted = await actor(server).act(KEY, world.plan(), is_current=lambda: len(server.applied) < 2)
+    assert acted.changed == 2
+
+
+async def test_a_token_is_made_once_and_is_long(server: Server, world: InMemory) -> None:
+    await actor(server).act(KEY, world.plan(), is_current=lambda: True)
+    token = server.objects[("Secret", "storage-admin-token")]["data"][contract.TOKEN_KEY]
+    assert len(token) >= 43
+    other = Server()
+    await actor(other).act(KEY, world.plan(), is_current=lambda: True)
+    assert other.objects[("Secret", "storage-admin-token")]["data"][contract.TOKEN_KEY] != token
+
+
+async def test_an_object_that_the_server_keeps_other_than_applied_is_not_applied_for_ever(
+    server: Server, world: InMemory
+) -> None:
+    server.drops_fields = True
+    mine = actor(server, world.cache)
+    await mine.act(KEY, world.plan(), is_current=lambda: True)
+    again = world.plan()
+    assert [it for it in again.steps if isinstance(it, Apply)], "the difference is seen"
+    server.applied.clear()
+    await mine.act(KEY, again, is_current=lambda: True)
+    # Once more with force, for an object that is there; then it is accepted as it is.
+    acted = await mine.act(KEY, world.plan(), is_current=lambda: True)
+    assert acted.changed == 0
+
+
+def test_an_event_told_once_has_the_same_name_each_time() -> None:
+    about = ObjectRef("v1", kinds.CLAIM.kind, "shop", "wal-storage-0", "uid-1")
+    once = [event(Announce(about, "ClaimKept", "x", once="o"), "me")["metadata"]["name"] for _ in range(2)]
+    often = [event(Announce(about, "ClaimKept", "x"), "me")["metadata"]["name"] for _ in range(2)]
+    assert once[0] == once[1]
+    assert often[0] != often[1]

@@ -1,0 +1,127 @@
+"""The cache of the cluster: what is newer wins, whichever way it came; what a list does not name is gone."""
+
+from typing import Any
+
+from eco_crds import contract
+from eco_operator import kinds
+from eco_operator.cache import Cache, Key
+
+WORKER = Key(kinds.ECO_WORKER.kind, "shop", "storage")
+
+
+def child(version: int, *, name: str = "storage-0", worker: str = "storage", **metadata: Any) -> dict[str, Any]:
+    labels = {contract.LABEL_WORKER: worker, contract.LABEL_SHARD: name}
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": "shop",
+            "uid": f"uid-{name}",
+            "resourceVersion": str(version),
+            "labels": labels,
+            **metadata,
+        },
+        "data": {"version": str(version)},
+    }
+
+
+def versions(cache: Cache) -> list[int]:
+    return [it.version for it in cache.children("shop", "storage")]
+
+
+def test_an_event_names_the_ecoworker_it_concerns() -> None:
+    cache = Cache()
+    assert cache.see(kinds.CONFIG_MAP, "ADDED", child(1)) == {WORKER}
+
+
+def test_a_repeated_event_tells_nothing_new() -> None:
+    cache = Cache()
+    cache.see(kinds.CONFIG_MAP, "ADDED", child(1))
+    assert cache.see(kinds.CONFIG_MAP, "ADDED", child(1)) == set()
+
+
+def test_a_late_event_does_not_undo_a_newer_one() -> None:
+    cache = Cache()
+    cache.see(kinds.CONFIG_MAP, "MODIFIED", child(5))
+    assert cache.see(kinds.CONFIG_MAP, "MODIFIED", child(3)) == set()
+    assert versions(cache) == [5]
+
+
+def test_a_late_deletion_of_an_earlier_object_does_not_remove_the_new_one() -> None:
+    cache = Cache()
+    cache.see(kinds.CONFIG_MAP, "ADDED", child(9, uid="new"))
+    cache.see(kinds.CONFIG_MAP, "DELETED", child(7, uid="old"))
+    assert versions(cache) == [9]
+
+
+def test_the_answer_to_a_write_is_known_before_the_watch_tells_of_it() -> None:
+    cache = Cache()
+    cache.put_written(kinds.CONFIG_MAP, child(4))
+    assert versions(cache) == [4]
+    assert cache.see(kinds.CONFIG_MAP, "ADDED", child(4)) == set()
+
+
+def test_what_a_list_does_not_name_is_gone() -> None:
+    """A deletion in the gap after a 410 is never told by the watch."""
+    cache = Cache()
+    cache.see(kinds.CONFIG_MAP, "ADDED", child(1))
+    cache.see(kinds.CONFIG_MAP, "ADDED", child(2, name="storage-1"))
+    cache.begin_list()
+    named = cache.take_list(kinds.CONFIG_MAP, [child(1)])
+    assert cache.forget_unnamed(kinds.CONFIG_MAP, named, 10) == 1
+    assert versions(cache) == [1]
+
+
+def test_what_came_after_a_list_was_made_outlives_it() -> None:
+    cache = Cache()
+    cache.begin_list()
+    named = cache.take_list(kinds.CONFIG_MAP, [])
+    cache.see(kinds.CONFIG_MAP, "ADDED", child(11))
+    assert cache.forget_unnamed(kinds.CONFIG_MAP, named, 10) == 0
+    assert versions(cache) == [11]
+
+
+def test_a_stale_list_does_not_bring_back_what_went_meanwhile() -> None:
+    cache = Cache()
+    cache.see(kinds.CONFIG_MAP, "ADDED", child(1))
+    cache.begin_list()
+    cache.see(kinds.CONFIG_MAP, "DELETED", child(5))
+    cache.take_list(kinds.CONFIG_MAP, [child(1)])
+    cache.end_list()
+    assert versions(cache) == []
+
+
+def test_a_list_of_one_kind_forgets_nothing_of_another() -> None:
+    cache = Cache()
+    cache.see(kinds.SERVICE, "ADDED", child(1, name="storage"))
+    cache.begin_list()
+    assert cache.forget_unnamed(kinds.CONFIG_MAP, set(), 10) == 0
+    assert versions(cache) == [1]
+
+
+def test_names_of_ecoworkers_that_left_something_are_still_looked_at() -> None:
+    cache = Cache()
+    cache.see(kinds.CLAIM, "ADDED", {**child(1), "spec": {}})
+    assert cache.all_keys() == {WORKER}
+
+
+def test_an_object_that_changes_its_ecoworker_concerns_both() -> None:
+    cache = Cache()
+    cache.see(kinds.CONFIG_MAP, "ADDED", child(1))
+    concerned = cache.see(kinds.CONFIG_MAP, "MODIFIED", child(2, worker="other"))
+    assert concerned == {WORKER, Key(kinds.ECO_WORKER.kind, "shop", "other")}
+    assert versions(cache) == []
+
+
+def test_no_value_of_a_secret_is_kept() -> None:
+    cache = Cache()
+    cache.see(kinds.SECRET, "ADDED", child(1))
+    assert cache.children("shop", "storage")[0].data == {}
+
+
+def test_a_watch_that_is_behind_the_lists_is_seen() -> None:
+    cache = Cache()
+    cache.begin_list()
+    cache.take_list(kinds.CONFIG_MAP, [child(3)])
+    assert cache.statistics().unwatched == 1
+    cache.see(kinds.CONFIG_MAP, None, child(3))
+    assert cache.statistics().unwatched == 0

@@ -1,0 +1,93 @@
+"""Drift told from managed fields. The sets below were copied from a real API server's answers."""
+
+from typing import Any
+
+import pytest
+
+from eco_operator.reconcile.ownership import lost_fields
+
+DESIRED: dict[str, Any] = {
+    "apiVersion": "apps/v1",
+    "kind": "Deployment",
+    "metadata": {"name": "a", "namespace": "b", "uid": "c", "labels": {"x": "1"}, "ownerReferences": [{"uid": "o"}]},
+    "spec": {
+        "replicas": 1,
+        "containers": [
+            {
+                "name": "worker",
+                "args": ["run"],
+                "env": [{"name": "A", "value": "1"}],
+                "ports": [{"containerPort": 9464, "name": "metrics"}],
+                "securityContext": {"capabilities": {"drop": ["ALL"]}},
+            }
+        ],
+        "finalizers": ["f"],
+        "emptyDir": {},
+        "nothing": None,
+    },
+}
+CONTAINER = {
+    ".": {},
+    "f:name": {},
+    "f:args": {},
+    "f:env": {'k:{"name":"A"}': {".": {}, "f:name": {}, "f:value": {}}},
+    "f:ports": {'k:{"containerPort":9464,"protocol":"TCP"}': {".": {}, "f:containerPort": {}, "f:name": {}}},
+    "f:securityContext": {"f:capabilities": {"f:drop": {}}},
+}
+
+
+def fields() -> dict[str, Any]:
+    return {
+        "f:metadata": {"f:labels": {"f:x": {}}, "f:ownerReferences": {'k:{"uid":"o"}': {}}},
+        "f:spec": {
+            "f:replicas": {},
+            "f:containers": {'k:{"name":"worker"}': {**CONTAINER}},
+            "f:finalizers": {'v:"f"': {}},
+            "f:emptyDir": {},
+        },
+    }
+
+
+def test_an_object_whose_every_field_is_ours_has_lost_none() -> None:
+    assert list(lost_fields(DESIRED, fields())) == []
+
+
+def test_more_than_we_want_is_no_loss() -> None:
+    found = fields()
+    found["f:spec"]["f:paused"] = {}
+    assert list(lost_fields(DESIRED, found)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "lost"),
+    [
+        (("f:spec", "f:replicas"), "spec.replicas"),
+        (("f:metadata", "f:labels"), "metadata.labels"),
+        (("f:metadata", "f:labels", "f:x"), None),
+        (("f:metadata", "f:ownerReferences"), "metadata.ownerReferences"),
+        (("f:spec", "f:containers", 'k:{"name":"worker"}', "f:args"), 'spec.containers{"name":"worker"}.args'),
+        (("f:spec", "f:emptyDir"), "spec.emptyDir"),
+        (("f:spec",), "spec"),
+    ],
+)
+def test_a_field_that_left_our_set_is_named(path: tuple[str, ...], lost: str | None) -> None:
+    found = fields()
+    below = found
+    for step in path[:-1]:
+        below = below[step]
+    below[path[-1] + "?"] = below.pop(path[-1])
+    if lost is None:
+        lost = ".".join(part.removeprefix("f:") for part in path)
+    assert next(lost_fields(DESIRED, found)) == lost
+
+
+def test_an_item_of_a_list_that_left_our_set_is_named() -> None:
+    found = fields()
+    found["f:spec"]["f:containers"]['k:{"name":"worker"}'] = {**CONTAINER, "f:env": {'k:{"name":"B"}': {}}}
+    assert next(lost_fields(DESIRED, found)) == 'spec.containers{"name":"worker"}.env[A]'
+
+
+def test_a_member_of_a_set_that_left_ours_is_named() -> None:
+    found = fields()
+    found["f:spec"]["f:finalizers"] = {'v:"g"': {}}
+    assert next(lost_fields(DESIRED, found)) == "spec.finalizers[f]"
