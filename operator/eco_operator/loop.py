@@ -202,6 +202,11 @@ class Loop:
             return False, None
         seen = self._observe(key)
         plan = ecoworker.decide(seen)
+        if seen.owned is None and plan.steps:
+            # What is about to be said of the journals people may act on. Their pods still answer while they drain.
+            await self.prober.ask_now(it for it in self._targets() if it.shard[:2] == (key.namespace, key.name))
+            seen = self._observe(key)
+            plan = ecoworker.decide(seen)
         uid = seen.owned.uid if seen.owned is not None else ""
         acted = await self._actor.act(key, plan, is_current=lambda: self._uid(key) == uid)
         if acted.changed:

@@ -65,6 +65,7 @@ class Prober:
     _finished_at: float | None = None
     _took_s: float = 0.0
     _targets: int = 0
+    _session: aiohttp.ClientSession | None = None
 
     async def run(self) -> None:
         """Ask round after round until cancelled."""
@@ -74,6 +75,7 @@ class Prober:
         timeout = aiohttp.ClientTimeout(total=self.timeout_s)
         # No trust in the environment: a proxy must not stand between operator and pod.
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session:
+            self._session = session
             while True:
                 started = _now()
                 await self.round(session)
@@ -97,6 +99,15 @@ class Prober:
         self._rounds += 1
         self._finished_at = _now()
         self._took_s = self._finished_at - started
+
+    async def ask_now(self, targets: Iterable[Target]) -> None:
+        """Ask these targets out of turn, for a decision that must not rest on a report some seconds old."""
+        session = self._session
+        if session is None or session.closed:
+            return
+        async with asyncio.TaskGroup() as group:
+            for target in targets:
+                group.create_task(self._ask(session, target))
 
     def probe(self, shard: ShardKey) -> Probe:
         """What is known of that shard now."""

@@ -207,10 +207,11 @@ def _holds(shard: Shard) -> str:
     if report is None:
         return f"What its journal holds is not known ({UNKNOWN.lower()})."
     counts = report.counts
+    before = "" if shard.probe.age_s is None or shard.probe.age_s < 1 else f", {shard.probe.age_s:.0f} s before"
     if _is_empty(shard):
-        return "Its journal was empty when last heard of."
+        return f"Its journal was empty when last heard of{before}."
     return (
-        f"When last heard of its journal held {counts.due + counts.waiting + counts.running} unfinished tasks,"
+        f"When last heard of{before}, its journal held {counts.due + counts.waiting + counts.running} unfinished tasks,"
         f" {counts.unsynced + counts.sync_parked} unsynced results and"
         f" {counts.outbox_unsent + counts.outbox_parked} unsent messages."
     )

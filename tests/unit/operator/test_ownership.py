@@ -26,7 +26,7 @@ DESIRED: dict[str, Any] = {
         "nothing": None,
     },
 }
-CONTAINER = {
+CONTAINER: dict[str, Any] = {
     ".": {},
     "f:name": {},
     "f:args": {},

@@ -10,8 +10,8 @@ from eco_operator.queue import KeyQueue
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
 
-def queue(**settings: float) -> KeyQueue[str]:
-    return KeyQueue(rng=random.Random(1), **settings)
+def queue(backoff_s_min: float = 1, backoff_s_max: float = 300) -> KeyQueue[str]:
+    return KeyQueue(backoff_s_min, backoff_s_max, rng=random.Random(1))
 
 
 async def test_a_key_named_often_is_worked_on_once() -> None:
