@@ -1,10 +1,10 @@
 """Breaking things on purpose: processes, pods, nodes. Works on a cluster that the lab started itself."""
 
 import signal
-from pathlib import Path
 
 from eco_lab import environment, network
 from eco_lab import paths as lab_paths
+from eco_lab.control_plane import ControlPlane
 from eco_lab.environment import LabEnvironment
 from eco_lab.errors import LabError
 from eco_lab.kubernetes import Kubectl, is_ready
@@ -75,8 +75,11 @@ def plug(node: str) -> None:
 def boot(node: str) -> None:
     """Switch a node on after `cut`; returns when it is Ready."""
     lab = _managed_lab()
-    _node(node, lab)
-    environment.up(nodes=len(lab.nodes))
+    machine = _node(node, lab)
+    control_plane = ControlPlane(lab_paths.find(), lab.kubectl.parent)
+    machine.start_runtime()
+    machine.start_kubelet(control_plane)
+    machine.wait_ready(control_plane.client())
 
 
 def _managed_lab() -> LabEnvironment:
@@ -95,4 +98,4 @@ def _kubectl(lab: LabEnvironment) -> Kubectl:
 def _node(name: str, lab: LabEnvironment) -> Node:
     if name not in lab.nodes:
         raise LabError(f"break node {name}", f"the nodes are {', '.join(lab.nodes)}")
-    return Node(name, lab_paths.find(), Path(lab.kubectl).parent)
+    return Node(name, lab_paths.find(), lab.kubectl.parent)

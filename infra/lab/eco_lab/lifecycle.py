@@ -1,73 +1,34 @@
 """`up`, `down` and `status`: the order in which the parts come and go."""
 
 import contextlib
-import fcntl
 import json
-import os
 import secrets
 import shutil
-import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from eco_lab import existing, network, preflight
 from eco_lab import paths as lab_paths
 from eco_lab.control_plane import SERVER, ControlPlane
-from eco_lab.environment import LabEnvironment
-from eco_lab.errors import BusyError, LabError
+from eco_lab.environment import LabEnvironment, load
+from eco_lab.errors import LabError
 from eco_lab.images import catalogue
 from eco_lab.images.build import Builder
 from eco_lab.kubernetes import Kubectl
+from eco_lab.locks import held
 from eco_lab.manifests import cluster, servers
 from eco_lab.mounts import unmount_all_below
 from eco_lab.nodes import Node
 from eco_lab.paths import Paths
+from eco_lab.processes import wait_until
 from eco_lab.programs import ladder
 from eco_lab.progress import say, step
 
 _SERVERS_S: Final = 180
-_LOCK_WAIT_S: Final = 300.0
-
-
-@contextlib.contextmanager
-def locked(paths: Paths) -> Iterator[None]:
-    """Hold the lab for one change at a time; wait a bounded time for another change to end.
-
-    The lock goes with the process, however that ends.
-    """
-    paths.state.mkdir(parents=True, exist_ok=True)
-    file = paths.state / "lock"
-    # Not inherited: a daemon of the lab must not hold it on.
-    with os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+") as handle:
-        _take(handle)
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield
-
-
-def _take(handle: IO[str]) -> None:
-    deadline = time.monotonic() + _LOCK_WAIT_S
-    announced = False
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            if time.monotonic() > deadline:
-                hint = "wait for it to end, or end it"
-                raise BusyError("change the lab", f"process {holder} is still at it", hint=hint) from error
-            if not announced:
-                say(f"waiting for process {holder}, which changes the lab right now")
-                announced = True
-            time.sleep(0.2)
-        else:
-            handle.seek(0)
-            return
 
 
 def up(*, nodes: int, only_control_plane: bool, with_programs: tuple[str, ...]) -> LabEnvironment:
@@ -80,69 +41,93 @@ def up(*, nodes: int, only_control_plane: bool, with_programs: tuple[str, ...]) 
         _publish(paths, environment)
         return environment
     preflight.check(paths, nodes=0 if only_control_plane else nodes)
-    with locked(paths):
-        programs = ladder.cluster(paths)
-        helm = ladder.helm(paths) if "helm" in with_programs else ladder.find_helm(paths)
-        return _Starting(paths, programs, helm).run(0 if only_control_plane else nodes)
+    with held(paths.state), contextlib.ExitStack() as cache:
+        cache.enter_context(held(paths.cache))
+        wanted = 0 if only_control_plane else nodes
+        return _Starting(paths, with_programs, cache).run(max(wanted, len(_nodes_so_far())))
+
+
+def _nodes_so_far() -> tuple[str, ...]:
+    """Nodes of the lab as it is: a start adds to it and takes nothing away."""
+    previous = load()
+    return previous.nodes if previous is not None and previous.managed else ()
 
 
 class _Starting:
-    """One run of `up`. Control plane, nodes' image stores and image builds go side by side."""
+    """One run of `up`. Images are built beside the programs and the start of the cluster: much of it is waiting."""
 
-    def __init__(self, paths: Paths, programs: Path, helm: Path | None) -> None:
+    def __init__(self, paths: Paths, with_programs: tuple[str, ...], cache: contextlib.ExitStack) -> None:
         self._paths = paths
-        self._programs = programs
-        self._helm = helm
-        self._control_plane = ControlPlane(paths, programs)
-        self._kubectl = Kubectl(programs / "kubectl", paths.kubeconfig)
+        self._with_programs = with_programs
+        self._cache = cache
+        """Holds the cache's lock; closed as soon as nothing is made any more."""
 
     def run(self, count: int) -> LabEnvironment:
-        nodes = [Node(name, self._paths, self._programs) for name in network.node_names(count)]
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="images") as side:
-            building = side.submit(self._images) if nodes else None
-            self._control_plane.start()
-            if building is None:
-                return self._finish((), {})
-            base = catalogue.of_the_cluster(self._paths, self._programs)
-            with step(f"node{'s' if count > 1 else ''} {', '.join(node.name for node in nodes)}"):
-                for node in nodes:
-                    node.start_runtime()
-                    node.import_images(base)
-                    node.start_kubelet(self._control_plane)
-                self._control_plane.start_proxy(self._control_plane.machine, nodes[0].name)
-                client = self._control_plane.client()
-                for node in nodes:
-                    node.wait_ready(client)
-            with step("cluster DNS, storage classes"):
-                self._kubectl.apply(*cluster.storage_classes(), *cluster.dns(min(count, 2)))
-            images = self._import(nodes, building)
-            self._start_servers(images)
-        return self._finish(tuple(node.name for node in nodes), images)
+            building = side.submit(self._images) if count else None
+            programs = ladder.cluster(self._paths)
+            if building is not None and building.done():
+                building.result()  # An error there is told now, not after the rest was built as well.
+            helm = ladder.helm(self._paths) if "helm" in self._with_programs else ladder.find_helm(self._paths)
+            control_plane = ControlPlane(self._paths, programs)
+            control_plane.start()
+            kubectl = Kubectl(programs / "kubectl", self._paths.kubeconfig)
+            nodes = [Node(name, self._paths, programs) for name in network.node_names(count)]
+            images = {}
+            if building is not None:
+                self._start_nodes(control_plane, nodes, programs)
+                with step("cluster DNS, storage classes"):
+                    kubectl.apply(*cluster.storage_classes(), *cluster.dns(min(count, 2)))
+                built = building.result()
+                self._cache.close()
+                images = self._import(nodes, built)
+                self._start_servers(kubectl, images)
+        environment = _describe(self._paths, programs, helm, tuple(node.name for node in nodes), images)
+        _publish(self._paths, environment)
+        return environment
+
+    def _start_nodes(self, control_plane: ControlPlane, nodes: list[Node], programs: Path) -> None:
+        base = catalogue.of_the_cluster(self._paths, programs)
+        with step(f"nodes {', '.join(node.name for node in nodes)}"):
+            for node in nodes:
+                node.start_runtime()
+                node.import_images(base)
+                node.start_kubelet(control_plane)
+            control_plane.start_proxy(control_plane.machine, nodes[0].name)
+            client = control_plane.client()
+            for node in nodes:
+                node.wait_ready(client)
 
     def _images(self) -> dict[str, tuple[str, Path]]:
         builder = Builder(self._paths)
         return {**catalogue.of_the_servers(self._paths, builder), **catalogue.of_the_tree(builder)}
 
-    def _import(self, nodes: list[Node], building: "Future[dict[str, tuple[str, Path]]]") -> dict[str, str]:
-        images = building.result()
+    def _import(self, nodes: list[Node], built: dict[str, tuple[str, Path]]) -> dict[str, str]:
         with step("images into nodes"):
             for node in nodes:
-                for name in node.import_images([file for _, file in images.values()]):
+                for name in node.import_images([file for _, file in built.values()]):
                     say(f"  {node.name} took in {name}")
-        return {name: image for name, (image, _) in images.items()}
+        return {name: image for name, (image, _) in built.items()}
 
-    def _start_servers(self, images: dict[str, str]) -> None:
+    def _start_servers(self, kubectl: Kubectl, images: dict[str, str]) -> None:
         with step("RabbitMQ, PostgreSQL, S3 stand-in"):
-            self._kubectl.apply(*servers.secrets(credentials(self._paths)))
-            self._kubectl.apply(*servers.servers(images))
+            kubectl.apply(*servers.secrets(credentials(self._paths)))
+            kubectl.apply(*servers.servers(images))
             names = ("statefulset/rabbitmq", "statefulset/postgresql", "deployment/s3")
-            self._kubectl.wait_rollout("kube-system", "deployment/coredns", timeout_s=_SERVERS_S)
-            self._kubectl.wait_rollout(servers.NAMESPACE, *names, timeout_s=_SERVERS_S)
+            kubectl.wait_rollout("kube-system", "deployment/coredns", timeout_s=_SERVERS_S)
+            kubectl.wait_rollout(servers.NAMESPACE, *names, timeout_s=_SERVERS_S)
+            # After a restart the API may still hold their readiness of before: ask them.
+            for name, address in servers.ADDRESSES.items():
+                port = next(iter(servers.PORTS[name].values()))
+                wait_until(f"{name} at {address}:{port}", partial(_accepts, address, port), timeout_s=_SERVERS_S)
 
-    def _finish(self, nodes: tuple[str, ...], images: dict[str, str]) -> LabEnvironment:
-        environment = _describe(self._paths, self._programs, self._helm, nodes, images)
-        _publish(self._paths, environment)
-        return environment
+
+def _accepts(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _describe(
@@ -205,7 +190,7 @@ def credentials(paths: Paths) -> servers.Credentials:
 def update_images() -> LabEnvironment:
     """Build what changed of this tree and import it into the nodes that run; the servers stay as they are."""
     paths = lab_paths.find()
-    with locked(paths):
+    with held(paths.state), held(paths.cache):
         previous = _running(paths)
         programs = ladder.cluster(paths)
         built = catalogue.of_the_tree(Builder(paths))
@@ -230,7 +215,7 @@ def down(*, wipe: bool) -> None:
     if not paths.state.exists():
         say("no lab here")
         return
-    with locked(paths):
+    with held(paths.state):
         paths.environment.unlink(missing_ok=True)
         for node in network.node_names(network.NODES_MAX):
             with step(f"node {node} off") if (paths.run / node).exists() else contextlib.nullcontext():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from eco_lab.mounts import is_mounted
-from eco_lab.processes import run, succeeds
+from eco_lab.processes import run, succeeds, wait_until
 
 PREFIX: Final = os.environ.get("ECO_LAB_PREFIX") or "eco"
 """Names of namespaces, interfaces and control groups begin with this. Another one, in another network namespace and
@@ -115,8 +115,15 @@ def unplug(machine: str) -> None:
     """Remove a machine's network; both ends of its cable go with it."""
     if namespace(machine).exists():
         _ip("netns", "delete", f"{PREFIX}-{machine}")
-    if is_up() and succeeds(["ip", "-n", _HUB, "link", "show", f"v-{machine}"]):
-        _ip("link", "delete", f"v-{machine}", within=_HUB)
+    # The kernel takes a namespace's end of the cable away a moment after the namespace, and this end with it.
+    wait_until(f"removal of the cable of {machine}", lambda: _cable_is_gone(machine), timeout_s=10)
+
+
+def _cable_is_gone(machine: str) -> bool:
+    cable = f"v-{machine}"
+    if not is_up() or not succeeds(["ip", "-n", _HUB, "link", "show", cable]):
+        return True
+    return succeeds(["ip", "-n", _HUB, "link", "delete", cable])
 
 
 def set_cable(machine: str, *, plugged: bool) -> None:
