@@ -13,8 +13,9 @@ WORKER: Final = "storage"
 SHARDS: Final = 2
 QUEUE: Final = "q.batch"
 CONCURRENCY: Final = 4
-MAX_UNFINISHED: Final = 40
-"""Low on purpose: most tasks stay with the broker, so that its restart happens in mid-work too."""
+MAX_UNFINISHED: Final = 100
+"""Both shards together hold fewer tasks than there are: some stay with the broker, so that its restart falls in mid-work.
+And enough to go on working from the journals while it is away."""
 SYNC_INTERVAL_S: Final = 5
 OWNER_LABEL: Final = {"app.kubernetes.io/part-of": "eco-lab-demo"}
 

@@ -25,7 +25,7 @@ import PIL
 from PIL import ExifTags, Image, ImageOps
 
 SEED: Final = 20_261_121
-LAYOUT: Final = 5
+LAYOUT: Final = 6
 """Raised by hand when a change of this module makes other bytes, so that an older cache is not taken for new."""
 
 PHOTOGRAPHS: Final = (
@@ -33,8 +33,8 @@ PHOTOGRAPHS: Final = (
     "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png", "motorcycle_left.png",
     "motorcycle_right.png", "page.png", "retina.jpg", "rocket.jpg",
 )  # fmt: skip
-EDGES_PX: Final = (480, 800, 1024, 1600, 2048)
-EDGE_WEIGHTS: Final = (3, 4, 3, 2, 1)
+EDGES_PX: Final = (480, 640, 800, 1024, 1600, 2048)
+EDGE_WEIGHTS: Final = (8, 8, 8, 4, 2, 1)
 FORMATS: Final = ("JPEG", "WEBP", "PNG")
 FORMAT_WEIGHTS: Final = (7, 2, 1)
 SUFFIX: Final = {"JPEG": "jpg", "WEBP": "webp", "PNG": "png"}

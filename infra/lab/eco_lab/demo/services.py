@@ -92,18 +92,18 @@ async def renew_virtual_host(services: Services) -> None:
     await drop_virtual_host(services)
     everything = {"configure": ".*", "write": ".*", "read": ".*"}
     user = urlsplit(services.lab.amqp_url).username or "guest"
-    async with _management(services) as api:
+    async with management(services) as api:
         await _answered(api.put(f"/api/vhosts/{services.path}", json={"default_queue_type": "quorum"}))
         await _answered(api.put(f"/api/permissions/{services.path}/{quote(user, safe='')}", json=everything))
 
 
 async def drop_virtual_host(services: Services) -> None:
     """Remove the run's virtual host with its queues; fine when there is none."""
-    async with _management(services) as api:
+    async with management(services) as api:
         await _answered(api.delete(f"/api/vhosts/{services.path}"), also=(404,))
 
 
-def _management(services: Services) -> aiohttp.ClientSession:
+def management(services: Services) -> aiohttp.ClientSession:
     """RabbitMQ's management API: its command line would start a virtual machine for every call."""
     broker = urlsplit(services.lab.amqp_url)
     return aiohttp.ClientSession(

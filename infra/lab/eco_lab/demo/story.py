@@ -24,7 +24,7 @@ from eco_lab.paths import find
 TASK_NAME: Final = "image.store"
 FIRST_KILL_AT: Final = 0.10
 SECOND_KILL_AT: Final = 0.35
-BROKER_RESTART_AT: Final = 0.60
+BROKER_RESTART_AT: Final = 0.55
 """Shares of the tasks that have an end when the blows fall."""
 READY_WAIT_S: Final = 90
 NAMESPACE_GONE_WAIT_S: Final = 120
