@@ -1,10 +1,7 @@
-"""`python -m eco_crds [DIRECTORY ...]` writes the CustomResourceDefinitions, one file a kind.
-
-A chart can only carry files of its own directory, so they are written twice: for people and for the chart. Without a
-directory the table of conditions in the README is written anew as well.
-"""
+"""`python -m eco_crds` writes what is generated from the models; `--check` compares instead, and writes nothing."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,9 @@ from typing import Any
 import yaml
 
 from eco_crds import conditions
+from eco_crds.chart_readme import with_values
 from eco_crds.schema import KINDS, Kind, custom_resource_definition
+from eco_crds.values_schema import values_schema
 
 TABLE_BEGIN = "<!-- conditions: written by `python -m eco_crds` -->\n"
 TABLE_END = "\n<!-- end of conditions -->"
@@ -39,23 +38,47 @@ def with_table(readme: str) -> str:
     return f"{before}{TABLE_BEGIN}{conditions.as_markdown()}{TABLE_END}{after}"
 
 
+def manifests(directory: Path) -> dict[Path, str]:
+    """The definitions of both kinds, as files of a directory."""
+    return {directory / f"{kind.crd_name}.yaml": render(kind) for kind in KINDS}
+
+
+def generated(root: Path) -> dict[Path, str]:
+    """Every generated file of the tree below `root` with the text it must have."""
+    charts = root / "charts"
+    readme = root / "crds" / "README.md"
+    schema = charts / "eco-worker" / "values.schema.json"
+    files = manifests(root / "crds" / "manifests") | manifests(charts / "eco-operator" / "files" / "crds")
+    files[readme] = with_table(readme.read_text(encoding="utf-8"))
+    files[schema] = json.dumps(values_schema(), indent=2, ensure_ascii=False) + "\n"
+    for chart in sorted(charts.glob("*/Chart.yaml")):
+        text = (chart.parent / "README.md").read_text(encoding="utf-8")
+        values = (chart.parent / "values.yaml").read_text(encoding="utf-8")
+        files[chart.parent / "README.md"] = with_values(text, values)
+    return files
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Write all manifests and name each file that was written."""
+    """Write all files, or compare them, and name each."""
     root = Path(__file__).resolve().parents[2]
-    everywhere = [root / "crds" / "manifests", root / "charts" / "eco-operator" / "files" / "crds"]
-    parser = argparse.ArgumentParser(prog="python -m eco_crds", description="Write the CustomResourceDefinitions.")
-    where = "where to; crds/manifests and the operator's chart when not given"
-    parser.add_argument("directory", nargs="*", type=Path, default=everywhere, help=where)
-    directories: list[Path] = parser.parse_args(arguments).directory
-    if directories == everywhere:
-        readme = root / "crds" / "README.md"
-        readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
-    for directory in directories:
-        directory.mkdir(parents=True, exist_ok=True)
-        for kind in KINDS:
-            path = directory / f"{kind.crd_name}.yaml"
-            path.write_text(render(kind), encoding="utf-8")
-            sys.stdout.write(f"{path}\n")
+    parser = argparse.ArgumentParser(prog="python -m eco_crds", description="Write what is generated from the models.")
+    where = "write only the two definitions, and there"
+    parser.add_argument("directory", nargs="*", type=Path, help=where)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 when a file is out of date")
+    asked = parser.parse_args(arguments)
+    files: dict[Path, str] = {}
+    for directory in asked.directory:
+        files |= manifests(directory)
+    if not asked.directory:
+        files = generated(root)
+    if asked.check:
+        stale = [path for path, text in files.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+        sys.stdout.writelines(f"out of date: {path}; run `python -m eco_crds`\n" for path in stale)
+        return 1 if stale else 0
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        sys.stdout.write(f"{path}\n")
     return 0
 
 

@@ -25,10 +25,10 @@ def helm() -> str:
     return str(found)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, timeout_s: float = HELM_TIMEOUT_S) -> subprocess.CompletedProcess[str]:
     """Run Helm; the caller looks at the exit status."""
     command = [helm(), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=HELM_TIMEOUT_S, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
 def template(chart: str, *arguments: str, namespace: str = "eco-system") -> subprocess.CompletedProcess[str]:

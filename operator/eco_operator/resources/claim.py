@@ -76,4 +76,4 @@ def drain_settings(worker: EcoWorker, *, image: str) -> str:
     """What it takes to start a worker of this kind on the claim once more, as a JSON object."""
     kept = worker.spec.model_dump(mode="json", by_alias=True, exclude_none=True, include=_DRAIN_FIELDS)
     filled = {key: value for key, value in kept.items() if value not in ([], {})}
-    return json.dumps({**filled, "image": image}, sort_keys=True, separators=(",", ":"))
+    return json.dumps({**filled, "image": image}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,95 @@
+"""Counted proofs of the charts: `make prove-charts`.
+
+The chart eco-worker is rendered for every example and for random EcoWorkers and compared, object by object, with what
+the operator's builders make of them. Then the objects of all charts are held against the real schemas of Kubernetes,
+Argo CD and the Prometheus operator. Exit status 1 when a target is missed.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from tests.support import parity, schemas
+from tests.support.charts import CHARTS, template
+from tests.support.figures import missed, record, table
+
+SPECS: Final = 250
+ROOT: Final = CHARTS.parent
+
+
+def written_down() -> list[parity.Case]:
+    """Examples and test data that are EcoWorkers."""
+    paths = [*ROOT.glob("crds/examples/*.yaml"), *ROOT.glob("tests/data/resources/*/ecoworker.yaml")]
+    documents = [document for path in sorted(paths) for document in yaml.safe_load_all(path.read_text())]
+    return [parity.case_of(document) for document in documents if document["kind"] == "EcoWorker"]
+
+
+def renderings() -> dict[str, str]:
+    """Every chart with every file of values that it ships, by chart and file."""
+    found = {"eco-operator": _rendered("eco-operator")}
+    for chart in sorted(path.parent for path in CHARTS.glob("*/Chart.yaml")):
+        for values in sorted([*chart.glob("values-*.yaml"), *chart.glob("ci/*.yaml")]):
+            found[f"{chart.name} {values.name}"] = _rendered(chart.name, "--values", str(values))
+    return found
+
+
+def _rendered(chart: str, *arguments: str) -> str:
+    done = template(chart, *arguments)
+    if done.returncode != 0:
+        raise SystemExit(f"helm template {chart} {' '.join(arguments)}: {done.stderr}")
+    return done.stdout
+
+
+def prove(specs: int, number: int, directory: Path) -> None:
+    """Take all figures."""
+    cases = [*written_down(), *parity.random_cases(specs, number)]
+    text, objects = parity.render(cases, directory)
+    found = [
+        f"case {index}: {line}"
+        for index, (case, rendered) in enumerate(zip(cases, objects, strict=True))
+        for line in parity.differences(case, rendered)
+    ]
+    print("\n".join(found[:40]))
+    record("charts.parity_specs", len(cases), "EcoWorkers", ">= 200", peer=f"seed {number}")
+    record("charts.parity_differences", len(found), "differences", "== 0", peer=f"{sum(map(len, objects))} objects")
+    check_schemas({"eco-worker, random": text, **renderings()}, directory)
+
+
+def check_schemas(texts: dict[str, str], directory: Path) -> None:
+    """Hold rendered text against the schemas of every version of Kubernetes that is here."""
+    manifests = directory / "manifests"
+    manifests.mkdir()
+    for number, text in enumerate(texts.values()):
+        (manifests / f"{number}.yaml").write_text(text)
+    checked, failures = 0, 0
+    for version, swagger in schemas.versions().items():
+        verdict = schemas.check(manifests, schemas.write(directory / version, swagger), version)
+        for line in verdict.failures[:20]:
+            print(f"Kubernetes {version}: {line}")
+        checked += verdict.valid + len(verdict.failures)
+        failures += len(verdict.failures)
+    against = "Kubernetes " + ", ".join(schemas.versions())
+    record("charts.rendered_objects", checked, "objects checked", peer=f"{len(texts)} renderings, {against}")
+    record("charts.schema_failures", failures, "failures", "== 0", peer=against)
+
+
+def main() -> None:
+    """Parse the command line, take the figures, print them."""
+    parser = argparse.ArgumentParser(prog="python -m tests.prove.charts", description=__doc__)
+    parser.add_argument("--specs", type=int, default=SPECS, help=f"random EcoWorkers beside the examples ({SPECS})")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="seed of the random ones")
+    asked = parser.parse_args()
+    print(f"seed {asked.seed}")
+    with tempfile.TemporaryDirectory() as directory:
+        prove(asked.specs, asked.seed, Path(directory))
+    print(table())
+    sys.exit(1 if missed() else 0)
+
+
+if __name__ == "__main__":
+    main()

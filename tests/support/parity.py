@@ -1,0 +1,175 @@
+"""The chart eco-worker beside the operator's builders: many in one call of Helm, object by object."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from eco_crds.ecoworker import EcoWorker
+from eco_crds.wal import SyncSettings
+from eco_operator.resources import claim, deployment, service, shard_config, sync_config
+from tests.support.charts import CHARTS, Manifest, run
+from tests.support.specs import Document, eco_workers, shard_states
+
+CHART: Final = CHARTS / "eco-worker"
+NAMESPACE: Final = "parity"
+DEFAULT_IMAGE: Final = "registry.example/eco-worker:default"
+DATABASE_NAME: Final = "results"
+
+# Where the chart may say more than the operator applies, by kind and path, and why. Anything else is a difference.
+ALLOWED: Final = {
+    ("PersistentVolumeClaim", "metadata.annotations.helm.sh/resource-policy"): (
+        "Helm must not delete a journal with its release"
+    ),
+    ("PersistentVolumeClaim", "metadata.annotations.argocd.argoproj.io/sync-options"): (
+        "neither may Argo CD, by pruning or with its Application"
+    ),
+}
+# Objects of the operator that the chart does not render, and why.
+NOT_RENDERED: Final = {"Secret": "its token is random; a chart that renders twice the same has no place for it"}
+
+
+class _Loader(yaml.CSafeLoader):
+    """Go writes a lone `=` unquoted, which YAML 1.1 gives a meaning that nobody uses."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:value", lambda _, node: node.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One EcoWorker, with what the operator knows beside its spec."""
+
+    worker: Document
+    shards: list[Document] | None = None
+    sync: bool = False
+
+    @property
+    def values(self) -> Document:
+        """The same as values of the chart."""
+        metadata = self.worker["metadata"]
+        given_values = {
+            "name": metadata["name"],
+            "image": DEFAULT_IMAGE,
+            "spec": self.worker["spec"],
+            "owner": {"uid": metadata["uid"]},
+        }
+        if self.shards is not None:
+            given_values["shards"] = self.shards
+        if self.sync:
+            given_values["sync"] = {"database": self._model.spec.databases[0].name, "intervalSeconds": 60}
+        return given_values
+
+    @property
+    def _model(self) -> EcoWorker:
+        return EcoWorker.read(self.worker)
+
+    def expected(self) -> list[Manifest]:
+        """What the operator would apply."""
+        model = self._model
+        built = [service.build(model)]
+        if self.sync:
+            target = SyncSettings(target=model.spec.databases[0].name, interval_s=60)
+            built.append(sync_config.build(model, settings=target))
+        shards: list[Document]
+        shards = [{"index": index} for index in range(model.spec.replicas)] if self.shards is None else self.shards
+        for shard in shards:
+            index: int = shard["index"]
+            image = shard.get("image") or model.spec.image or DEFAULT_IMAGE
+            uuid = shard.get("journalUuid", "")
+            built.append(claim.build(model, index, image=image, journal_uuid=uuid, present_size=shard.get("size")))
+            built.append(deployment.build(model, index, image=image, replicas=shard.get("replicas", 1)))
+            if uuid:
+                built.append(shard_config.build(model, index, journal_uuid=uuid))
+        return built
+
+
+def random_cases(count: int, number: int) -> list[Case]:
+    """`count` cases from the seed `number`, always the same ones."""
+    found: list[Case] = []
+    slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+
+    @seed(number)
+    @settings(max_examples=count, phases=[Phase.generate], database=None, deadline=None, suppress_health_check=slow)
+    @given(st.data())
+    def collect(data: st.DataObject) -> None:
+        worker = data.draw(eco_workers())
+        shards = data.draw(shard_states(worker))
+        found.append(Case(worker, shards, sync=bool(worker["spec"].get("databases")) and data.draw(st.booleans())))
+
+    collect()
+    return found
+
+
+def case_of(document: Document) -> Case:
+    """A case from an object that was written down, such as an example; it gets what the API server would fill in."""
+    metadata = {"namespace": NAMESPACE, "uid": "6f1d5d5e-0000-4000-8000-00000000000a", **document["metadata"]}
+    return Case({**document, "metadata": {**metadata, "namespace": NAMESPACE}})
+
+
+def umbrella(cases: Sequence[Case], directory: Path) -> Path:
+    """A chart that holds the chart eco-worker once for each case, under an alias."""
+    chart = directory / "parity"
+    (chart / "charts").mkdir(parents=True)
+    shutil.copytree(CHART, chart / "charts" / "eco-worker")
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
+    aliases = [f"w{number}" for number in range(len(cases))]
+    dependencies = [{"name": "eco-worker", "alias": alias, "version": version} for alias in aliases]
+    about = {"apiVersion": "v2", "name": "parity", "version": "0.0.0", "dependencies": dependencies}
+    (chart / "Chart.yaml").write_text(yaml.safe_dump(about))
+    values = {alias: case.values for alias, case in zip(aliases, cases, strict=True)}
+    # JSON is YAML, but for the escapes of characters beyond 16 bits.
+    (chart / "values.yaml").write_text(json.dumps(values, ensure_ascii=False))
+    return chart
+
+
+def render(cases: Sequence[Case], directory: Path) -> tuple[str, list[list[Manifest]]]:
+    """What Helm makes of all cases: the whole text, and the objects of each case."""
+    chart = umbrella(cases, directory)
+    done = run("template", "parity", str(chart), "--namespace", NAMESPACE, "--kube-version", "1.36.0", timeout_s=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: list[list[Manifest]] = [[] for _ in cases]
+    for part in re.split(r"^---\n# Source: parity/charts/w", done.stdout, flags=re.MULTILINE)[1:]:
+        number, _, rest = part.partition("/")
+        document = yaml.load(rest.partition("\n")[2], _Loader)  # noqa: S506  # a safe loader with one more type
+        if document is not None:
+            found[int(number)].append(document)
+    return done.stdout, found
+
+
+def differences(case: Case, rendered: Sequence[Manifest]) -> list[str]:
+    """Each place where chart and operator disagree about a case."""
+    expected = {(it["kind"], it["metadata"]["name"]): it for it in case.expected()}
+    actual = {(it["kind"], it["metadata"]["name"]): it for it in rendered}
+    found = [f"{kind} {name}: not rendered" for kind, name in expected.keys() - actual.keys()]
+    found += [f"{kind} {name}: not of the operator" for kind, name in actual.keys() - expected.keys()]
+    if len(actual) != len(rendered):
+        found.append("an object is rendered twice")
+    for key in expected.keys() & actual.keys():
+        found += [f"{' '.join(key)}: {it}" for it in _differences(key[0], "", expected[key], actual[key])]
+    return found
+
+
+def _differences(kind: str, path: str, expected: Any, actual: Any) -> Iterator[str]:
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        for name in expected.keys() | actual.keys():
+            below = f"{path}.{name}".lstrip(".")
+            if name not in actual:
+                yield f"{below}: missing"
+            elif name not in expected:
+                if (kind, below) not in ALLOWED:
+                    yield f"{below}: not of the operator"
+            else:
+                yield from _differences(kind, below, expected[name], actual[name])
+    elif isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):
+        for number, (one, other) in enumerate(zip(expected, actual, strict=True)):
+            yield from _differences(kind, f"{path}[{number}]", one, other)
+    elif type(expected) is not type(actual) or expected != actual:
+        yield f"{path}: {expected!r} of the operator, {actual!r} of the chart"
