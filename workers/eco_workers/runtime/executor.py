@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
 
+from eco_workers import logs
 from eco_workers.errors import (
     IllegalStateError,
     JournalBusyError,
@@ -28,7 +28,7 @@ from eco_workers.tasks.context import Context, encode
 from eco_workers.tasks.registry import Registry, Task
 from eco_workers.tasks.resources import Resources
 
-log = structlog.get_logger(__name__)
+log = logs.get(__name__)
 IDLE_WAIT_S: Final = 1.0
 ERROR_CHARACTERS_MAX: Final = 2000
 JOURNAL_TRIES_MAX: Final = 5
@@ -76,6 +76,7 @@ class Executor:
         self._finished = 0
         self._failed_attempts = 0
         self._first_resumed_after_s: float | None = None
+        metrics.running.set_function(lambda: len(self._running))
 
     def statistics(self) -> ExecutorStatistics:
         """The state of this moment."""
@@ -125,9 +126,7 @@ class Executor:
         if running.recovered and self._first_resumed_after_s is None:
             self._first_resumed_after_s = round(self._clock() - self._process_started_at, 3)
             log.info("first recovered task", task_id=running.task_id, after_s=self._first_resumed_after_s)
-        task = asyncio.create_task(self._guarded(running), name=f"task-{running.task_id}")
-        self._running[running.task_id] = task
-        self._metrics.running.set(len(self._running))
+        self._running[running.task_id] = asyncio.create_task(self._guarded(running))
 
     async def _guarded(self, running: Running) -> None:
         try:
@@ -140,7 +139,6 @@ class Executor:
             self._supervisor.report(error)
         finally:
             self._running.pop(running.task_id, None)
-            self._metrics.running.set(len(self._running))
             self._slot_free.set()
 
     async def _execute(self, running: Running) -> None:
@@ -171,7 +169,7 @@ class Executor:
             emits = context.take_emits()
             await self._write(lambda: self._journal.complete(running.task_id, result, emits=emits))
             self._finished += 1
-            self._metrics.tasks.labels("completed", task.name).inc()
+            self._metrics.count_completed(task.name)
         except asyncio.CancelledError:
             kind = "released"
             await asyncio.shield(self._write(lambda: self._journal.release([running.task_id])))
@@ -181,7 +179,7 @@ class Executor:
         except Exception as error:  # noqa: BLE001  # a task may raise anything: its policy decides
             kind = await self._fail(running, task, error)
         finally:
-            self._metrics.duration.labels(running.queue, running.name).observe(time.perf_counter() - started)
+            self._metrics.observe_duration(running.queue, running.name, time.perf_counter() - started)
             if kind:
                 self._failed_attempts += 1
                 self._metrics.failures.labels(running.queue, running.name, kind).inc()
