@@ -7,6 +7,7 @@ given. Exit status 1 when anything was lost, a fault stayed unseen, or a count f
 import argparse
 import asyncio
 import json
+import logging
 import os
 import random
 import subprocess
@@ -22,6 +23,7 @@ from typing import Any, Final
 
 from eco_workers.journal import failpoints
 from tests.crash import power
+from tests.crash.flips import Flips, flip
 from tests.support import figures
 from tests.support.cuts import Cutter, Tally, record
 from tests.support.handover import Bounds, Found, Policy, search
@@ -33,6 +35,8 @@ PROCESSES: Final = min(2, os.cpu_count() or 1)
 POWER_STATES: Final = 20_000
 MODEL_STATES: Final = 1_000_000
 KILLS: Final = 2_000
+FLIPS: Final = 4_000
+FLIPPED_JOURNALS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +200,39 @@ def _kill(iterations: int, seed: int) -> dict[str, Any]:
     return found
 
 
+# -- bit flips --------------------------------------------------------------------------------------------------------
+
+
+def prove_flips(run: Run) -> None:
+    """Flip single bits all over database and log, and compare every answer."""
+    wanted = run.target(FLIPS)
+    each = -(-wanted // FLIPPED_JOURNALS)
+    with ProcessPoolExecutor(PROCESSES) as pool:
+        runs = list(pool.map(partial(_flip, each), range(run.seed * 100, run.seed * 100 + FLIPPED_JOURNALS)))
+    for found in runs:
+        for line in found.wrong:
+            print(f"  WRONG {line}")
+    print(
+        f"  {sum(found.detected for found in runs):,} seen, {sum(found.harmless for found in runs):,} without effect,"
+        f" {sum(found.last_transaction for found in runs):,} in the last transaction, as a torn write"
+    )
+    figures.record("journal.byte_flips", sum(found.flips for found in runs), "flips", f">= {wanted}")
+    figures.record("journal.byte_flips_wrong", sum(len(found.wrong) for found in runs), "flips", "== 0")
+    figures.record("journal.byte_flips_as_torn_write", sum(found.last_transaction for found in runs), "flips")
+
+
+def _flip(number: int, seed: int) -> Flips:
+    logging.disable(logging.ERROR)
+    with memory_directory() as directory:
+        return asyncio.run(flip(directory, random.Random(seed), count=number, tasks=8))
+
+
 PARTS: Final[dict[str, Callable[[Run], None]]] = {
     "model": prove_model,
     "control": prove_control,
     "power": prove_power,
     "kill": prove_kill,
+    "flips": prove_flips,
 }
 
 

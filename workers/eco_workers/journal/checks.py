@@ -16,8 +16,8 @@ from eco_workers.journal.records import (
     outbox_checksum,
     step_checksum,
     task_checksum,
-    text_checksum,
 )
+from eco_workers.journal.schema import check_schema
 from eco_workers.journal.sqlite_rows import SqliteRows
 
 SLICE_ROWS: Final = 2_000
@@ -43,11 +43,14 @@ def check_everything(connection: apsw.Connection, queries: Mapping[str, str] = Q
     rows = SqliteRows(connection, queries)
     connection.execute("BEGIN")
     try:
+        problems = check_schema(connection)
+        if problems:
+            return problems  # what the queries say of such a file has no meaning
         problems = check_structure(connection, None)
         problems += _check_rows(rows)
         problems += _check_small(connection)
         problems += _check_counters(rows, queries)
-    except (apsw.CorruptError, apsw.NotADBError, JournalCorruptError) as error:
+    except (apsw.CorruptError, apsw.NotADBError, JournalCorruptError, UnicodeDecodeError) as error:
         return [f"the file cannot be read to its end: {error}"]
     finally:
         if connection.in_transaction:
@@ -72,9 +75,6 @@ def _check_rows(rows: SqliteRows) -> list[str]:
 
 def _check_small(connection: apsw.Connection) -> list[str]:
     problems = []
-    for key, value, checksum in connection.execute("SELECT key, value, checksum FROM meta"):
-        if checksum != text_checksum(key, value):
-            problems.append(f"meta {key!r}: checksum")
     for values in connection.execute("SELECT checksum, result, task_id, name, created_at FROM steps"):
         step = StepRow._make(values)
         if step.checksum != step_checksum(step):

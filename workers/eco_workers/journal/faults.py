@@ -21,7 +21,8 @@ def translate(error: BaseException, doing: str) -> EcoWorkerError:
     match error:
         case apsw.FullError():
             meaning = JournalFullError
-        case apsw.CorruptError() | apsw.NotADBError():
+        case apsw.CorruptError() | apsw.NotADBError() | UnicodeDecodeError():
+            # Only text that was encoded ever went in: what cannot be decoded is not what was written.
             meaning = JournalCorruptError
         case apsw.IOError() | apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError():
             # Whether the last commit reached the disk is not known any more. Trying again on the same descriptor would

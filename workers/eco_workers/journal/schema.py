@@ -11,12 +11,16 @@ from typing import Final
 
 import apsw
 
-from eco_workers.errors import JournalRefusedError
+from eco_workers.errors import JournalCorruptError, JournalRefusedError
 from eco_workers.journal.failpoints import reached
 from eco_workers.journal.queries import SCHEMA
+from eco_workers.journal.records import text_checksum
 
 APPLICATION_ID: Final = 0x45434F57
 """`ECOW` in the file's header: `file` and people can tell a journal from any other database."""
+
+FINGERPRINT: Final = "schema"
+"""The line of `meta` that holds the checksum of the schema's text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,10 @@ def migrate(connection: apsw.Connection, migrations: Sequence[Migration] = MIGRA
             f"open journal: its schema is release {found}, this program knows release {known} and can read {known + 1}."
             " Run an image that is at most one release older than the one that wrote it"
         )
+    if found:
+        problems = check_schema(connection)
+        if problems:
+            raise JournalCorruptError(f"open journal: {'; '.join(problems[:3])}")
     pending = [migration for migration in migrations if migration.release > found]
     for migration in pending:
         connection.execute("BEGIN IMMEDIATE")
@@ -53,6 +61,7 @@ def migrate(connection: apsw.Connection, migrations: Sequence[Migration] = MIGRA
             connection.pragma("user_version", migration.release)
             if migration.release == migrations[0].release:
                 connection.pragma("application_id", APPLICATION_ID)
+            _note_fingerprint(connection)
             reached("migrate.before-commit")
             connection.execute("COMMIT")
         except BaseException:
@@ -61,3 +70,39 @@ def migrate(connection: apsw.Connection, migrations: Sequence[Migration] = MIGRA
             raise
         reached("migrate.after-commit")
     return bool(pending)
+
+
+def check_schema(connection: apsw.Connection) -> list[str]:
+    """What is wrong with the file's own description of itself and with its few lines about itself.
+
+    SQLite believes whatever text stands there: a flipped bit in a trigger is another trigger, one in an index's
+    condition another index, and a line of `meta` with a flipped key is simply not there.
+    """
+    problems = []
+    lines: dict[str, str] = {}
+    try:
+        for key, value, checksum in connection.execute("SELECT key, value, checksum FROM meta"):
+            lines[key] = value
+            if checksum != text_checksum(key, value):
+                problems.append(f"meta {key!r}: checksum")
+        if lines.get(FINGERPRINT) != fingerprint(connection):
+            problems.append("schema: its text is not what was written")
+    except (apsw.SQLError, UnicodeDecodeError) as error:
+        problems.append(f"schema: {error}")
+    return problems
+
+
+def fingerprint(connection: apsw.Connection) -> str:
+    """A checksum of the schema's text, whatever release wrote it."""
+    described = connection.execute(
+        "SELECT type, name, tbl_name, ifnull(sql, '') FROM sqlite_schema ORDER BY type, name"
+    ).fetchall()
+    return str(text_checksum(*(part for row in described for part in row)))
+
+
+def _note_fingerprint(connection: apsw.Connection) -> None:
+    value = fingerprint(connection)
+    connection.execute(
+        "INSERT OR REPLACE INTO meta (key, value, checksum) VALUES (?, ?, ?)",
+        (FINGERPRINT, value, text_checksum(FINGERPRINT, value)),
+    )
