@@ -16,7 +16,7 @@ import structlog
 from eco_crds import contract
 from eco_operator import errors, kinds, metrics
 from eco_operator.act import Actor
-from eco_operator.cache import Cache, Key
+from eco_operator.cache import Cache, Child, Key, project
 from eco_operator.cluster import Cluster
 from eco_operator.kinds import Kind
 from eco_operator.probes import Prober
@@ -89,8 +89,17 @@ class Loop:
     def see(self, kind: Kind, event_type: str | None, body: Mapping[str, Any]) -> None:
         """Take in one event of the watch."""
         metrics.WATCH_EVENTS.labels(kind.kind).inc()
-        for key in self.cache.see(kind, event_type, body):
+        keys = self.cache.see(kind, event_type, body)
+        for key in keys:
             self.queue.add(key)
+        if keys and kind == kinds.POD and event_type != "DELETED":
+            self._meet(project(kind, body))
+
+    def _meet(self, child: Child) -> None:
+        """A pod that has become ready and has not reported yet need not wait for the next round."""
+        shard = ShardKey(child.namespace, child.worker, child.shard)
+        if child.pod is not None and child.pod.is_ready and self.prober.probe(shard).pod_uid != child.uid:
+            self.prober.hurry(Target(shard, child.uid, child.pod.ip))
 
     async def run(self) -> None:
         """Set right whatever is on the queue until cancelled. The first lists must be in (`wait_listed`)."""

@@ -22,6 +22,8 @@ logger = structlog.get_logger(__name__)
 
 REPORT_BYTES_MAX: Final = 65_536
 AGE_STEP_S: Final = 10.0
+PAUSE_S_MIN: Final = 0.05
+HURRIED_TARGETS_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Prober:
     _took_s: float = 0.0
     _targets: int = 0
     _session: aiohttp.ClientSession | None = None
+    _hurried: dict[ShardKey, Target] = field(default_factory=dict)
+    _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
         """Ask round after round until cancelled."""
@@ -79,7 +83,7 @@ class Prober:
             while True:
                 started = _now()
                 await self.round(session)
-                await asyncio.sleep(max(0.05, started + self.interval_s - _now()))
+                await self._until(max(_now() + PAUSE_S_MIN, started + self.interval_s))
 
     async def round(self, session: aiohttp.ClientSession) -> None:
         """Ask every target once."""
@@ -99,6 +103,25 @@ class Prober:
         self._rounds += 1
         self._finished_at = _now()
         self._took_s = self._finished_at - started
+
+    def hurry(self, target: Target) -> None:
+        """Have a pod asked before the next round: it has only now become ready, and its EcoWorker waits for it."""
+        if len(self._hurried) < HURRIED_TARGETS_MAX:
+            self._hurried[target.shard] = target
+            self._wakeup.set()
+
+    async def _until(self, due: float) -> None:
+        """Rest until the next round, but for those in a hurry."""
+        while (rest_s := due - _now()) > 0:
+            try:
+                async with asyncio.timeout(rest_s):
+                    await self._wakeup.wait()
+            except TimeoutError:
+                return
+            self._wakeup.clear()
+            hurried, self._hurried = self._hurried, {}
+            await self.ask_now(hurried.values())
+            await asyncio.sleep(PAUSE_S_MIN)
 
     async def ask_now(self, targets: Iterable[Target]) -> None:
         """Ask these targets out of turn, for a decision that must not rest on a report some seconds old."""

@@ -97,6 +97,10 @@ class World:
         except OSError:
             return 0
 
+    def is_leading(self) -> bool:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=2) as answer:
+            return b"eco_operator_leader 1.0" in answer.read()
+
     async def until_operator_ready(self) -> None:
         async def ready() -> bool:
             return await asyncio.to_thread(self.health, "/readyz") == 200
@@ -450,6 +454,10 @@ async def test_of_two_walsyncs_on_one_ecoworker_the_younger_is_stalled(world: Wo
 
 
 async def test_the_operator_ends_well_on_sigterm_and_gives_the_lease_back(world: World) -> None:
+    async def leads() -> bool:
+        return bool(await asyncio.to_thread(world.is_leading))
+
+    await until("it leads", leads, within_s=30)
     assert world.operator.stop() == 0
     lease = await world.cluster.get(kinds.LEASE, world.namespace, "eco-operator")
     assert not lease["spec"]["holderIdentity"]
