@@ -58,7 +58,7 @@ def _env(directory: Path, url: str) -> dict[str, str]:
     return {
         "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
         "HOME": str(directory),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "ECO_BENCH_AMQP_URL": url,
         marks.DIRECTORY_VARIABLE: str(directory / "marks"),
     }

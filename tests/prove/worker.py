@@ -8,6 +8,7 @@ every task that was published with a confirm has its row, its message, its objec
 import argparse
 import asyncio
 import logging
+import math
 import random
 import sys
 import time
@@ -52,7 +53,7 @@ async def chaos(
     chance = random.Random(seed)
     began = time.monotonic()
     async with world(chance, parent=parent, small_volume=small_volume, sabotage=sabotage) as made:
-        share = max(1, tasks // max(1, len(faults)))
+        share = math.ceil(tasks / len(faults))
         for number, name in enumerate(faults, 1):
             began_fault = time.monotonic()
             if name in QUIET:

@@ -5,14 +5,16 @@ in a mount namespace of its own; else, or when that variable is empty, from the 
 distribution, another release). Everything it writes is below one directory, so it keeps its queues over a restart.
 """
 
+import json
 import os
 import shlex
 import shutil
 import socket
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.support.processes import ProcessError, Program, answers, free_port, wait_for
 from tests.support.rootfs import unpacked
@@ -162,6 +164,11 @@ class Broker:
         if done.returncode:
             raise ProcessError(f"rabbitmqctl {shlex.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
+
+    def define(self, definitions: Mapping[str, Any]) -> None:
+        """Import queues, bindings and policies, as an administrator does."""
+        (self.directory / "definitions.json").write_text(json.dumps(definitions))
+        self.control("import_definitions", str(self._home / "definitions.json"))
 
     def raise_memory_alarm(self) -> None:
         """Make the broker block everybody who publishes."""

@@ -17,6 +17,7 @@ import aioboto3
 import aiormq
 
 from eco_crds.wal import WalReport
+from eco_workers.broker.topology import definitions
 from tests.support import chaos_tasks
 from tests.support.broker import Broker
 from tests.support.chaos_ledger import Ledger, Verdict
@@ -64,6 +65,8 @@ class World:
         self.database = Postgres(self.directory / "postgres")
         self.store = ObjectStore(self.directory / "store")
         await asyncio.gather(*(asyncio.to_thread(part.start) for part in (self.broker, self.database, self.store)))
+        # Limits are policies, set beside the declared queues: without them a broker's own defaults would apply.
+        await asyncio.to_thread(self.broker.define, definitions())
         async with self._s3() as client:
             await client.create_bucket(Bucket=BUCKET)
         self.to_broker = [Proxy(self.broker.port), Proxy(self.broker.port)]
