@@ -41,6 +41,9 @@ class SqliteSession:
         self._release = queries["release"]
         self._rollback_operation = queries["rollback_operation"]
         self._counters_at_begin = rows.counters.snapshot()
+        self._replayed = True
+        """Whether the log that an earlier process left still has to be moved: behind the first group, so that the first
+        task does not wait for it."""
         self.capturing = False
         """Whether each group's changes are kept for a replica; set by the writer thread between two groups."""
         self.changes: deque[bytes] = deque()
@@ -105,16 +108,24 @@ class SqliteSession:
     def after_commit(self) -> None:
         """Checkpoint a log that has grown, and look at the volume now and then."""
         limits = self.operations.context.limits
-        if self._wal_pages >= limits.checkpoint_wal_pages:
+        if self._replayed:
+            self._checkpoint_replayed()
+        elif self._wal_pages >= limits.checkpoint_wal_pages:
             self.checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
         if time.monotonic() - self._looked_at >= limits.volume_poll_s:
             self.look()
 
     def idle(self) -> None:
         """Use a pause for the checkpoint that would otherwise come in the middle of work."""
-        if self._wal_pages:
+        if self._replayed:
+            self._checkpoint_replayed()
+        elif self._wal_pages:
             self.checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
         self.look()
+
+    def _checkpoint_replayed(self) -> None:
+        self._replayed = False
+        self.checkpoint(apsw.SQLITE_CHECKPOINT_FULL)
 
     def look(self) -> None:
         """Look at the volume."""

@@ -1,0 +1,162 @@
+"""The rules of the hand-over, each alone. That they lose nothing together is searched for elsewhere."""
+
+import itertools
+
+import apsw
+import pytest
+
+from eco_workers.errors import IllegalStateError
+from eco_workers.journal import Owner, State, Verdict, rules
+from eco_workers.journal.queries import QUERIES, SCHEMA, load
+from eco_workers.journal.records import TaskRow
+from eco_workers.journal.rules import LEGAL_CHANGES, Standing
+
+JOURNAL, BROKER = Owner.JOURNAL, Owner.BROKER
+
+
+def standing(state: State, owner: Owner = JOURNAL, generation: int = 1, **facts: bool) -> Standing:
+    return Standing(state, owner, generation, **facts)
+
+
+@pytest.mark.parametrize(
+    ("row", "generation", "verdict"),
+    [
+        (None, 0, Verdict.STORED),
+        (standing(State.PENDING), 0, Verdict.DUPLICATE),
+        (standing(State.PENDING), 1, Verdict.DUPLICATE),
+        (standing(State.PENDING), 2, Verdict.RAISED),
+        (standing(State.RUNNING), 1, Verdict.DUPLICATE),
+        (standing(State.RUNNING), 2, Verdict.RAISED),
+        (standing(State.COMPLETED), 1, Verdict.DUPLICATE),
+        (standing(State.COMPLETED), 9, Verdict.DUPLICATE),
+        (standing(State.FAILED), 1, Verdict.DUPLICATE),
+        (standing(State.FAILED), 2, Verdict.REOPENED),
+        (standing(State.TIMEOUT), 1, Verdict.DUPLICATE),
+        (standing(State.TIMEOUT), 2, Verdict.REOPENED),
+        (standing(State.REPUBLISHED, messaged=True), 1, Verdict.DUPLICATE),
+        (standing(State.REPUBLISHED, messaged=True), 2, Verdict.REOPENED),
+        (standing(State.REPUBLISHED, messaged=False), 0, Verdict.REOPENED),
+        (standing(State.REPUBLISHED, messaged=False), 1, Verdict.REOPENED),
+        (standing(State.PENDING, BROKER, awaiting=True), 0, Verdict.REDELIVERED),
+        (standing(State.PENDING, BROKER, awaiting=True), 1, Verdict.REDELIVERED),
+        (standing(State.RUNNING, BROKER, awaiting=True), 2, Verdict.REDELIVERED),
+    ],
+)
+def test_a_delivery_is_judged_by_state_and_generation(row: Standing | None, generation: int, verdict: Verdict) -> None:
+    for owner in Owner:
+        accepted = rules.accept(row, generation, owner)
+        assert accepted.verdict == verdict
+        assert accepted.standing.generation == max(generation, 0 if row is None else row.generation) or (
+            row is not None and row.state == State.COMPLETED
+        )
+
+
+def test_a_redelivery_of_any_generation_becomes_the_new_holder() -> None:
+    awaiting = standing(State.PENDING, BROKER, 3, awaiting=True)
+    assert rules.accept(awaiting, 1, BROKER).standing == standing(State.PENDING, BROKER, 3)
+    assert rules.accept(awaiting, 1, JOURNAL).standing == standing(State.PENDING, JOURNAL, 3)
+
+
+def test_a_delivery_that_will_be_acked_takes_an_unacked_row_along() -> None:
+    held = standing(State.PENDING, BROKER, 1)
+    assert rules.accept(held, 1, JOURNAL).standing.owner == JOURNAL
+    assert rules.accept(held, 2, JOURNAL).standing.owner == JOURNAL
+    assert rules.accept(held, 2, BROKER).standing.owner == BROKER
+
+
+def test_the_outgoing_message_is_one_generation_ahead_of_the_row() -> None:
+    standing_after, generation = rules.republish(standing(State.PENDING, JOURNAL, 4))
+    assert (standing_after.generation, generation) == (4, 5)
+    assert rules.accept(standing_after, 4, JOURNAL).verdict == Verdict.DUPLICATE
+    assert rules.accept(standing_after, 5, JOURNAL).verdict == Verdict.REOPENED
+
+
+def test_what_never_left_the_broker_is_given_back_without_a_message() -> None:
+    standing_after, generation = rules.republish(standing(State.RUNNING, BROKER, 4))
+    assert generation is None
+    assert rules.accept(standing_after, 4, JOURNAL).verdict == Verdict.REOPENED
+
+
+def test_what_awaits_its_redelivery_is_not_run_unasked() -> None:
+    awaiting = rules.restart(standing(State.RUNNING, BROKER))
+    assert awaiting == standing(State.PENDING, BROKER, awaiting=True)
+    assert not rules.may_start(awaiting)
+    with pytest.raises(IllegalStateError, match="redelivery"):
+        rules.start(awaiting)
+
+
+@pytest.mark.parametrize("change", [rules.retry, lambda row: rules.end(row, State.FAILED), rules.take_over])
+def test_the_journal_owns_what_it_scheduled_ended_or_is_about_to_ack(change: object) -> None:
+    after = change(standing(State.RUNNING, BROKER, awaiting=True))  # type: ignore[operator]  # one of three rules
+    assert (after.owner, after.awaiting) == (JOURNAL, False)
+
+
+def test_only_a_row_that_awaits_its_redelivery_is_closed_without_a_message() -> None:
+    closed = rules.close_unacked(standing(State.PENDING, BROKER, awaiting=True))
+    assert (closed.state, closed.messaged) == (State.REPUBLISHED, False)
+    for row in (
+        standing(State.PENDING, BROKER),
+        standing(State.PENDING),
+        standing(State.RUNNING, BROKER, awaiting=True),
+    ):
+        with pytest.raises(IllegalStateError):
+            rules.close_unacked(row)
+
+
+def test_an_illegal_change_names_both_states() -> None:
+    with pytest.raises(IllegalStateError, match="from completed to failed"):
+        rules.end(standing(State.COMPLETED), State.FAILED)
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(State, State)))
+def test_the_database_itself_allows_exactly_the_legal_changes(old: State, new: State) -> None:
+    connection = apsw.Connection(":memory:")
+    connection.execute(SCHEMA)
+    columns = ", ".join(TaskRow._fields)
+    marks = ", ".join("?" * len(TaskRow._fields))
+    ended = 1.0 if old not in rules.UNFINISHED else None
+    row = TaskRow(
+        1, 0, b"{}", None, "t", "n", "q", "{}", old.value, "journal", 0, 0, 1, 0,
+        None, None, 1.0, None, 0, "", 1, 1.0, None, ended, 1.0, None, "pending", 0, None, None,
+    )  # fmt: skip
+    connection.execute(f"INSERT INTO task_wal ({columns}) VALUES ({marks})", row)  # noqa: S608  # our own names
+
+    def change() -> None:
+        connection.execute("UPDATE task_wal SET state = ? WHERE id = 1", (new.value,))
+
+    if old == new or (old, new) in LEGAL_CHANGES:
+        change()
+    else:
+        with pytest.raises(apsw.ConstraintError, match="illegal state"):
+            change()
+        assert connection.in_transaction is False
+
+
+def test_a_task_is_born_pending() -> None:
+    connection = apsw.Connection(":memory:")
+    connection.execute(SCHEMA)
+    with pytest.raises(apsw.ConstraintError, match="accepted as pending"):
+        connection.execute(
+            "INSERT INTO task_wal (task_id, task_name, payload, queue, headers, state, owner, generation, attempts,"
+            " version, created_at, last_activity, checksum)"
+            " VALUES ('t', 'n', x'', 'q', '{}', 'completed', 'journal', 0, 0, 1, 1, 1, 0)"
+        )
+
+
+def test_no_query_scans_the_table_of_tasks() -> None:
+    connection = apsw.Connection(":memory:")
+    connection.execute(SCHEMA)
+    allowed = {"all_tasks", "all_outbox", "count_ended", "count_outbox"}
+    for name, text in QUERIES.items():
+        statement = text.replace("{names}", "?")
+        if name in allowed or not statement.startswith(("SELECT", "UPDATE", "DELETE")):
+            continue
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", (1,) * statement.count("?"))]
+        assert not [step for step in plan if step in {"SCAN task_wal", "SCAN outbox"}], (name, plan)
+
+
+def test_queries_are_read_by_name_without_their_comments() -> None:
+    found = load("-- a file\n\n-- name: one\n-- why\nSELECT {task}\nFROM x;\n\n-- name: two\nCOMMIT;\n")
+    assert found["one"].startswith("SELECT id, checksum, payload")
+    assert found["one"].endswith("FROM x;")
+    assert found["two"] == "COMMIT;"
