@@ -15,7 +15,8 @@ import pytest
 from eco_workers.errors import SyncUnavailableError
 from eco_workers.journal.model import NewTask, State
 from eco_workers.sync import merge
-from eco_workers.sync.database import Address, Database, Origin, Row, RowRefusedError, migrations
+from eco_workers.sync.database import Database, migrations
+from eco_workers.sync.rows import Address, Origin, Row, RowRefusedError
 from eco_workers.sync.writer import Writer
 from eco_workers.testing import MemoryJournal
 

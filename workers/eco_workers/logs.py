@@ -1,47 +1,72 @@
-"""Structured logs: one JSON object a line in containers, plain text for people. Bound task id and attempt travel along.
+"""Structured logs: one JSON object a line in containers, plain text for people. Bound fields travel along.
 
-Values whose key names a secret are replaced, and passwords inside URLs are cut out, whoever put them there.
+On the standard library, so that lines of libraries and of users' tasks come out in the same form, with the task's id
+and attempt on them. Values whose key names a secret are replaced, and passwords inside URLs are cut out, whoever put
+them there.
 """
 
+import json
 import logging
 import re
 import sys
+import time
+from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any, Final, Literal
-
-import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
 
 _SECRET_KEYS: Final = re.compile(r"(password|secret|token|authorization|credential|access_key|api_key)", re.IGNORECASE)
 _URL_PASSWORD: Final = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@/]+@")
 VALUE_CHARACTERS_MAX: Final = 2000
+TRACE_CHARACTERS_MAX: Final = 16_000
+_FIELDS: Final = "eco_fields"
+_bound: ContextVar[Mapping[str, Any]] = ContextVar("eco_workers_log_fields", default={})  # noqa: B039  # never changed in place
+
+
+class Log:
+    """A logger whose lines are an event and its fields."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, event: str, **fields: Any) -> None:
+        """For whoever looks for a defect."""
+        self._write(logging.DEBUG, event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        """What happens in the normal course."""
+        self._write(logging.INFO, event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """What goes wrong and is dealt with."""
+        self._write(logging.WARNING, event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """What somebody must look at."""
+        self._write(logging.ERROR, event, fields)
+
+    def exception(self, event: str, **fields: Any) -> None:
+        """An error with the trace of the exception at hand."""
+        self._write(logging.ERROR, event, fields, trace=True)
+
+    def _write(self, level: int, event: str, fields: dict[str, Any], *, trace: bool = False) -> None:
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, "%s", event, exc_info=trace, extra={_FIELDS: fields}, stacklevel=3)
+
+
+def get(name: str) -> Log:
+    """The log of a module."""
+    return Log(name)
+
+
+def bind(**fields: Any) -> None:
+    """Put fields on every line written from here on in this asyncio task, by libraries and by what it starts too."""
+    _bound.set({**_bound.get(), **fields})
 
 
 def configure(*, form: Literal["json", "text"], level: str, shard: str) -> None:
     """Set up logging of the whole process, our own lines and those of libraries."""
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-        _Shard(shard),
-        redact,
-    ]
-    last: Processor = (
-        structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer(colors=False)
-    )
-    structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.PositionalArgumentsFormatter()],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
-        ),
-    )
+    handler.setFormatter(Formatter(form, shard))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
@@ -50,26 +75,49 @@ def configure(*, form: Literal["json", "text"], level: str, shard: str) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-class _Shard:
-    def __init__(self, shard: str) -> None:
+class Formatter(logging.Formatter):
+    """A record as one line: time, level, event, then the fields."""
+
+    def __init__(self, form: Literal["json", "text"], shard: str) -> None:
+        super().__init__()
+        self._form = form
         self._shard = shard
 
-    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        event.setdefault("shard", self._shard)
-        return event
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z"
+        line: dict[str, Any] = {
+            "time": moment,
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            "shard": self._shard,
+            **_bound.get(),
+            **getattr(record, _FIELDS, {"logger": record.name}),
+        }
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)[-TRACE_CHARACTERS_MAX:]
+        line = redact(line)
+        if self._form == "json":
+            return json.dumps(line, ensure_ascii=False, default=str)
+        trace = line.pop("trace", "")
+        head = f"{line.pop('time')} {line.pop('level'):<7} {line.pop('event')}"
+        text = "".join(f"  {key}={value}" for key, value in line.items())
+        return f"{head}{text}" + (f"\n{trace}" if trace else "")
 
 
-def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Cut secrets out of an event."""
-    for key, value in event.items():
-        if _SECRET_KEYS.search(key):
-            event[key] = "[redacted]"
-        elif isinstance(value, str):
-            event[key] = clean(value)
-    return event
+def redact(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields without secrets."""
+    return {
+        key: "[redacted]"
+        if _SECRET_KEYS.search(key)
+        else clean(value, TRACE_CHARACTERS_MAX if key == "trace" else VALUE_CHARACTERS_MAX)
+        if isinstance(value, str)
+        else value
+        for key, value in fields.items()
+    }
 
 
-def clean(text: str) -> str:
+def clean(text: str, characters_max: int = VALUE_CHARACTERS_MAX) -> str:
     """A text without the passwords of URLs in it, cut to a bound."""
-    short: Any = text if len(text) <= VALUE_CHARACTERS_MAX else text[:VALUE_CHARACTERS_MAX] + "…"
+    short = text if len(text) <= characters_max else text[:characters_max] + "…"
     return _URL_PASSWORD.sub(r"\1[redacted]@", short)

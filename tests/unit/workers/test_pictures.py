@@ -96,6 +96,21 @@ def test_transparency_becomes_white() -> None:
     assert opened(render(encoded(clear, "PNG")).web.body).getpixel((32, 32)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("1", "PNG"), ("L", "PNG"), ("LA", "PNG"), ("P", "GIF"), ("I;16", "PNG"), ("CMYK", "JPEG"), ("L", "JPEG")],
+)
+def test_each_mode_of_pixels_keeps_its_light(mode: str, kind: str) -> None:
+    """A ramp from black to white stays one, also out of a palette, of four inks or of sixteen bits."""
+    ramp = Image.linear_gradient("L").resize((2000, 1500))
+    source = (
+        ramp.convert("I").point(lambda value: value * 257).convert("I;16") if mode == "I;16" else ramp.convert(mode)
+    )
+    light = opened(render(encoded(source, kind)).web.body).convert("L").resize((1, 4), Image.Resampling.BOX)
+    values = [light.getpixel((0, row)) for row in range(4)]
+    assert values == pytest.approx([32, 96, 159, 223], abs=6)
+
+
 def bomb(width: int, height: int) -> bytes:
     """A PNG of a few bytes whose header claims a huge picture."""
 

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-import structlog
 from aiohttp import web
 
 from eco_crds.wal import WalReport
+from eco_workers import logs
 
-log = structlog.get_logger(__name__)
+log = logs.get(__name__)
 REQUEST_BYTES_MAX: Final = 64 * 1024
 SHUTDOWN_S: Final = 2.0
 TOKEN_BYTES_MAX: Final = 4096

@@ -15,16 +15,16 @@ import enum
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-import structlog
 from aiormq.connection import Connection
 
+from eco_workers import logs
 from eco_workers.broker import channel as wire
 from eco_workers.broker.backoff import Backoff
 from eco_workers.broker.channel import Delivery, DeliveryChannel, Inbox
 from eco_workers.broker.topology import TOPOLOGY, Topology, declare
 from eco_workers.errors import BrokerUnavailableError, TopologyError
 
-log = structlog.get_logger(__name__)
+log = logs.get(__name__)
 
 INBOX_BYTES_MAX = 16 * 1024 * 1024
 WATCH_PERIOD_S = 1.0

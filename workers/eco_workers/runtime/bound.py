@@ -9,11 +9,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-import structlog
-
+from eco_workers import logs
 from eco_workers.journal.model import Statistics, TaskJournal
 
-log = structlog.get_logger(__name__)
+log = logs.get(__name__)
 POLL_S: Final = 0.1
 RESUME_SHARE: Final = 0.75
 """Consuming begins again at this share of the bound, so that it does not flutter around it."""

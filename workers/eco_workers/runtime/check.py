@@ -9,7 +9,8 @@ from eco_workers.broker.publisher import Publisher
 from eco_workers.errors import EcoWorkerError
 from eco_workers.runtime.executor import describe
 from eco_workers.settings import Settings
-from eco_workers.sync.database import Address, Database
+from eco_workers.sync.database import Database
+from eco_workers.sync.rows import Address
 from eco_workers.tasks.resources import Resources
 
 TIMEOUT_S: Final = 15.0

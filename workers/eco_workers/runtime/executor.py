@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-
 from eco_workers import logs
 from eco_workers.errors import (
     IllegalStateError,
@@ -157,6 +156,7 @@ class Executor:
             timeout = asyncio.timeout(limit_s)
             try:
                 async with timeout:
+                    logs.bind(task_id=running.task_id, attempt=running.attempt)
                     result = encode(await task.function(context, task.parse(running.payload)))
             except TimeoutError as error:
                 if not timeout.expired():

@@ -8,8 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-import structlog
-
+from eco_workers import logs
 from eco_workers.broker.channel import Delivery
 from eco_workers.broker.consumer import Outcome
 from eco_workers.errors import CommitFailedError, InvalidTaskError, JournalBusyError, JournalFullError
@@ -18,7 +17,7 @@ from eco_workers.journal.model import NewTask, Rejected, TaskJournal
 from eco_workers.metrics import Metrics
 from eco_workers.runtime.messages import Parser, refusal
 
-log = structlog.get_logger(__name__)
+log = logs.get(__name__)
 TRIES_MAX: Final = 4
 PAUSE_S: Final = 0.05
 REFUSED_PAUSE_S: Final = 1.0

@@ -3,13 +3,10 @@
 import asyncio
 import signal
 
-import structlog
 import uvloop
 
 from eco_workers import logs, settings
 from eco_workers.runtime.worker import Worker
-
-log = structlog.get_logger(__name__)
 
 
 def run_worker() -> int:

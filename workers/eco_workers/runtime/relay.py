@@ -9,15 +9,14 @@ import time
 from dataclasses import dataclass, replace
 from typing import Final
 
-import structlog
-
+from eco_workers import logs
 from eco_workers.broker.backoff import Backoff
 from eco_workers.broker.publisher import Publisher, Result
 from eco_workers.errors import BrokerUnavailableError, JournalBusyError
 from eco_workers.journal.model import OutboxMessage, TaskJournal
 from eco_workers.metrics import Metrics
 
-log = structlog.get_logger(__name__)
+log = logs.get(__name__)
 BATCH_MESSAGES: Final = 256
 IDLE_WAIT_S: Final = 1.0
 

@@ -10,11 +10,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import structlog
-
+from eco_workers import logs
 from eco_workers.errors import JournalCorruptError, JournalFatalError, JournalLostError
 
-log = structlog.get_logger(__name__)
+log = logs.get(__name__)
 DEATHS_MAX: Final = 5
 DEATHS_WINDOW_S: Final = 60.0
 PAUSE_FIRST_S: Final = 0.1

@@ -13,17 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import structlog
 from pydantic import ValidationError
 
 from eco_crds.contract import SYNC_SETTINGS_KEY
 from eco_crds.wal import SyncSettings
+from eco_workers import logs
 from eco_workers.errors import SyncUnavailableError
 from eco_workers.journal.model import TaskJournal
-from eco_workers.sync.database import Row
+from eco_workers.sync.rows import Row
 from eco_workers.sync.writer import SyncStatistics, Writer
 
-log = structlog.get_logger(__name__)
+log = logs.get(__name__)
 SETTINGS_POLL_S: Final = 1.0
 UNAVAILABLE_FIRST_S: Final = 1.0
 UNAVAILABLE_CAP_S: Final = 60.0

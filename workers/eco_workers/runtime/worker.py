@@ -8,14 +8,13 @@ more ends it at once, with nothing acked.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
-
-import structlog
+from typing import TYPE_CHECKING, Any, Final
 
 from eco_crds.contract import JOURNAL_UUID_KEY
 from eco_crds.wal import JournalMode, WalReport
+from eco_workers import logs
 from eco_workers import metrics as metric
 from eco_workers.admin.server import AdminServer
 from eco_workers.broker.consumer import Consumer
@@ -39,12 +38,15 @@ from eco_workers.runtime.relay import Relay
 from eco_workers.runtime.supervisor import Supervisor
 from eco_workers.runtime.syncing import Syncing, on_synced
 from eco_workers.settings import Settings
-from eco_workers.sync.database import Address, Database, Origin
+from eco_workers.sync.rows import Address, Origin, Row
 from eco_workers.sync.writer import Writer
 from eco_workers.tasks.registry import ROLE_MODULES, Registry, collect
 from eco_workers.tasks.resources import Resources
 
-log = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    from eco_workers.sync.database import Database
+
+log = logs.get(__name__)
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -82,6 +84,27 @@ def registry_of(settings: Settings) -> Registry:
     return collect((*ROLE_MODULES[settings.role], *settings.task_modules))
 
 
+class LateDatabase:
+    """A database whose client is imported with the first row: it is no part of the time to the first task."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._database: Database | None = None
+
+    async def write(self, rows: Sequence[Row], origin: Origin) -> None:
+        """Merge a batch; see `Database`."""
+        if self._database is None:
+            from eco_workers.sync.database import Database  # noqa: PLC0415  # see above
+
+            self._database = Database(self._address)
+        await self._database.write(rows, origin)
+
+    async def close(self) -> None:
+        """Close what was opened."""
+        if self._database is not None:
+            await self._database.close()
+
+
 class Worker:
     """One shard's process."""
 
@@ -99,7 +122,7 @@ class Worker:
         self.syncing: Syncing | None = None
         self._bound: Bound | None = None
         self._publisher: Publisher | None = None
-        self._database: Database | None = None
+        self._database: LateDatabase | None = None
         self._mode: JournalMode | None = None
         """Set while there is no journal to work with: quarantined or lost."""
         self._error = ""
@@ -184,7 +207,7 @@ class Worker:
         settings = self.settings
         if not settings.postgres_host:
             return None
-        self._database = Database(
+        self._database = LateDatabase(
             Address(
                 settings.postgres_host,
                 settings.postgres_port,

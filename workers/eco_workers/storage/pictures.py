@@ -17,7 +17,6 @@ from PIL import (
     GifImagePlugin,
     Image,
     ImageFile,
-    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -42,6 +41,18 @@ SIDE_PIXELS_MIN: Final = 8
 WEB_PIXELS: Final = 1280
 THUMBNAIL_PIXELS: Final = 320
 JPEG_QUALITY: Final = 85
+ORIENTATION: Final = 0x0112
+TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture of each EXIF orientation upright."""
+SIDES_EXCHANGED: Final = frozenset(TURNS[orientation] for orientation in (5, 6, 7, 8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +113,17 @@ def _render(source: Image.Image, body: bytes) -> Renditions:
     # A JPEG decoder can skip most of the work when the result is small.
     source.draft("RGB", (WEB_PIXELS, WEB_PIXELS))
     source.load()
-    upright = _flatten(ImageOps.exif_transpose(source))
-    if _is_turned(source):
+    orientation = source.getexif().get(ORIENTATION)
+    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
+    if turn in SIDES_EXCHANGED:
         width, height = height, width
-    web = _encode("web", upright, WEB_PIXELS)
-    thumbnail = _encode("thumbnail", upright, THUMBNAIL_PIXELS)
+    # Made small before it is turned, and the thumbnail from the web size: every step works on the fewest pixels.
+    web_picture = _shrink(_flatten(source), WEB_PIXELS)
+    if turn is not None:
+        web_picture = web_picture.transpose(turn)
+    web = _encode("web", web_picture)
+    thumbnail = _encode("thumbnail", _shrink(web_picture, THUMBNAIL_PIXELS))
     return Renditions(kind, hashlib.sha256(body).hexdigest(), width, height, web, thumbnail)
-
-
-def _is_turned(source: Image.Image) -> bool:
-    # EXIF orientations 5 to 8 exchange width and height.
-    return source.getexif().get(0x0112, 1) in {5, 6, 7, 8}
 
 
 def _flatten(picture: Image.Image) -> Image.Image:
@@ -122,15 +133,26 @@ def _flatten(picture: Image.Image) -> Image.Image:
         ground = Image.new("RGB", layer.size, (255, 255, 255))
         ground.paste(layer, mask=layer.getchannel("A"))
         return ground
-    return picture.convert("RGB")
+    if picture.mode.startswith("I"):
+        # 16 bits a pixel: Pillow would cut them off at 255 instead of scaling them.
+        picture = picture.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def _encode(kind: str, picture: Image.Image, side_pixels: int) -> Rendition:
-    small = picture.copy()
-    small.thumbnail((side_pixels, side_pixels), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    # A new image carries no metadata over: neither EXIF nor a colour profile nor a comment.
-    small.info.clear()
+def _shrink(picture: Image.Image, side_pixels: int) -> Image.Image:
+    """The picture in a size that fits; one that is small enough stays as it is."""
+    scale = side_pixels / max(picture.size)
+    if scale >= 1:
+        return picture
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+
+
+def _encode(kind: str, picture: Image.Image) -> Rendition:
     out = io.BytesIO()
-    small.save(out, "JPEG", quality=JPEG_QUALITY, optimize=False, progressive=False, exif=b"", icc_profile=None)
+    # A copy without `info` carries no metadata over: neither EXIF nor a colour profile nor a comment.
+    bare = picture.copy()
+    bare.info.clear()
+    bare.save(out, "JPEG", quality=JPEG_QUALITY, optimize=False, progressive=False, exif=b"", icc_profile=None)
     body = out.getvalue()
-    return Rendition(kind, body, hashlib.sha256(body).hexdigest(), small.width, small.height)
+    return Rendition(kind, body, hashlib.sha256(body).hexdigest(), picture.width, picture.height)

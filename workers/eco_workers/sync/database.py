@@ -5,18 +5,17 @@ or stops (SQLSTATE classes 08, 53, 57, and 25006: a read-only standby) say nothi
 """
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
-from eco_workers.errors import EcoWorkerError, SyncUnavailableError
+from eco_workers.errors import SyncUnavailableError
 from eco_workers.sync import merge
+from eco_workers.sync.rows import Address, Origin, Row, RowRefusedError
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Pool
@@ -31,90 +30,6 @@ MIGRATION_LOCK: Final = 0x0EC0_0001
 _PASSING_CLASSES: Final = ("08", "53", "57")
 # Serialization failure, deadlock, lock not available, read-only, missing table, right, database or login.
 _PASSING_STATES: Final = frozenset({"40001", "40P01", "55P03", "25006", "42P01", "42501", "3D000", "28000", "28P01"})
-
-
-class RowRefusedError(EcoWorkerError):
-    """PostgreSQL refused the rows of a batch. With one row in it, that row is the culprit."""
-
-
-class Row(Protocol):
-    """What the database wants to know of a report."""
-
-    @property
-    def task_id(self) -> str:
-        """Id of the task."""
-
-    @property
-    def name(self) -> str:
-        """Name of the task."""
-
-    @property
-    def queue(self) -> str:
-        """Queue it came from."""
-
-    @property
-    def state(self) -> str:
-        """completed, failed or timeout."""
-
-    @property
-    def generation(self) -> int:
-        """Raised by each republish and replay."""
-
-    @property
-    def version(self) -> int:
-        """Raised by each change of the row in its journal."""
-
-    @property
-    def attempts(self) -> int:
-        """Attempts begun."""
-
-    @property
-    def payload(self) -> bytes:
-        """JSON."""
-
-    @property
-    def result(self) -> bytes | None:
-        """JSON; None without one."""
-
-    @property
-    def error(self) -> str | None:
-        """Why it failed."""
-
-    @property
-    def created_at(self) -> float:
-        """Unix seconds."""
-
-    @property
-    def started_at(self) -> float | None:
-        """Unix seconds of the last start."""
-
-    @property
-    def ended_at(self) -> float:
-        """Unix seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where the database is. The password is kept out of every message."""
-
-    host: str
-    port: int
-    database: str
-    user: str
-    password: str
-    tls: ssl.SSLContext | None = None
-
-    def __repr__(self) -> str:
-        return f"{self.user}@{self.host}:{self.port}/{self.database}"
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Which shard sends."""
-
-    namespace: str
-    worker: str
-    shard: str
 
 
 class Database:

@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
 
-import structlog
-
+from eco_workers import logs
 from eco_workers.errors import SyncUnavailableError
-from eco_workers.sync.database import Database, Origin, Row, RowRefusedError
+from eco_workers.sync.rows import Origin, Row, RowRefusedError
 
-log = structlog.get_logger(__name__)
+log = logs.get(__name__)
 BATCHES_AHEAD: Final = 4
 """Batches that are read from the journal at once."""
 REFUSED_A_PASS_MAX: Final = 1000
@@ -38,6 +37,13 @@ class Ledger(Protocol[R_co]):
         """Count an attempt that the database refused for this very row."""
 
 
+class Target(Protocol):
+    """Where reports go."""
+
+    async def write(self, rows: Sequence[Row], origin: Origin) -> None:
+        """Merge a batch in one transaction; returns when COMMIT has returned."""
+
+
 @dataclass(frozen=True, slots=True)
 class SyncStatistics:
     """The state of the sync at one moment."""
@@ -56,7 +62,7 @@ class Writer:
     def __init__(
         self,
         ledger: Ledger[Row],
-        database: Database,
+        database: Target,
         origin: Origin,
         *,
         on_synced: Callable[[Sequence[Row]], None] | None = None,

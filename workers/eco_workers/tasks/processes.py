@@ -15,10 +15,10 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Final, TypeVar
 
-import structlog
+from eco_workers import logs
 
 T = TypeVar("T")
-log = structlog.get_logger(__name__)
+log = logs.get(__name__)
 TRIES_MAX: Final = 3
 JOBS_A_PROCESS_MAX: Final = 1000
 """A process is replaced after this many jobs: what a C library leaks goes with it."""

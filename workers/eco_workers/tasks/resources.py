@@ -1,6 +1,7 @@
 """Clients and processes that tasks share, each opened when a task first needs it."""
 
 import asyncio
+import importlib
 from typing import TYPE_CHECKING
 
 from eco_workers.settings import Settings
@@ -29,11 +30,10 @@ class Resources:
         """The object store of this worker."""
         async with self._opening:
             if self._objects is None:
-                # Deferred: see above.
-                from eco_workers.storage.objects import ObjectStore  # noqa: PLC0415  # see above
-
+                # Deferred, see above, and beside the loop: the import takes most of a second.
+                module = await asyncio.to_thread(importlib.import_module, "eco_workers.storage.objects")
                 settings = self._settings
-                self._objects = await ObjectStore.open(
+                self._objects = await module.ObjectStore.open(
                     bucket=settings.s3_bucket,
                     endpoint_url=settings.s3_endpoint_url or None,
                     region=settings.aws_region,
