@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -15,13 +16,22 @@ import pytest
 
 from eco_workers.errors import (
     JournalCorruptError,
+    JournalFatalError,
     JournalFullError,
     JournalLockedError,
     JournalLostError,
     JournalRefusedError,
 )
 from eco_workers.journal import Emit, Identity, Limits, SqliteJournal, Verdict
-from eco_workers.journal.opening import PRAGMAS, Plan, check_file_system, check_library, quarantine_mark
+from eco_workers.journal.opening import (
+    PRAGMAS,
+    Plan,
+    check_file_system,
+    check_library,
+    mark_broken,
+    quarantine_mark,
+    suspect_mark,
+)
 from eco_workers.journal.recover import aside_names, recover
 from eco_workers.journal.schema import MIGRATIONS, Migration
 from tests.support.journals import IDENTITY, NAMES, Journals, task
@@ -313,6 +323,22 @@ async def test_a_row_that_cannot_be_trusted_goes_to_people(journals: Journals) -
     assert b"findme" in message.body
 
 
+@pytest.mark.parametrize("text", [b"attempts          INTEGER", b"payload           BLOB", b"CREATE TABLE task_wal"])
+async def test_rows_are_salvaged_from_under_a_damaged_schema(journals: Journals, text: bytes) -> None:
+    journal: Any = await journals.open()
+    await journal.accept([task("t1"), task("t2")])
+    await journal.close()
+    for found in re.finditer(re.escape(text), journals.path.read_bytes()):  # free space may hold older copies of it
+        flip(journals.path, found.start() + 2, bit=1)
+    with pytest.raises(JournalCorruptError):
+        await journals.open()
+    report = await asyncio.to_thread(recover, plan(journals.path))
+    assert report.tasks == {"pending": 2}
+    assert report.journal_uuid == journal.journal_uuid
+    again: Any = await journals.open()
+    assert len(await again.claim(9, names=NAMES)) == 2
+
+
 async def test_a_recovery_from_a_backup_adds_only_what_the_backup_lacks(journals: Journals) -> None:
     journal: Any = await journals.open()
     await journal.accept([task("old")])
@@ -388,3 +414,42 @@ async def test_a_full_disk_frees_the_ballast_and_lets_running_work_end(journals:
         await journal.complete(f"t{number}", b'"%s"' % (b"x" * 20_000))
     assert not ballast.exists()
     assert (await journal.statistics()).counts.completed == 4
+
+
+async def test_a_long_reader_makes_the_journal_read_only_before_its_log_grows_without_bound(journals: Journals) -> None:
+    bound = 1_000_000
+    journal: Any = await journals.open(
+        Limits(lock_wait_s=0.2, wal_bytes_max=bound, checkpoint_wal_pages=50, volume_poll_s=0.0, wal_keep_bytes=100_000)
+    )
+    reader = apsw.Connection(str(journals.path), flags=apsw.SQLITE_OPEN_READWRITE)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM task_wal").fetchall()
+
+    async def fill() -> None:
+        for number in range(200):
+            await journal.accept([task(f"t{number}", payload=b'"%s"' % (b"x" * 20_000))])
+
+    with pytest.raises(JournalFullError, match="long reader"):
+        await fill()
+    assert (await journal.statistics()).volume.wal_bytes < 2 * bound
+    [running] = await journal.claim(1, names=NAMES)
+    reader.execute("ROLLBACK")
+    reader.close()
+    await journal.complete(running.task_id, b"{}")
+    await journal.checkpoint()
+    await journal.heartbeat((await journal.claim(1, names=NAMES))[0].task_id)
+    await journal.heartbeat((await journal.claim(1, names=NAMES))[0].task_id)
+    assert await journal.accept([task("again")]) == [Verdict.STORED]
+
+
+async def test_after_a_failed_sync_the_next_open_checks_every_row(journals: Journals) -> None:
+    journal: Any = await journals.open()
+    await journal.accept([task("t1"), task("t2", payload=b'"findme-findme-findme"')])
+    await journal.close()
+    mark_broken(plan(journals.path), JournalFatalError("fsync failed"))
+    await (await journals.open()).close()  # type: ignore[attr-defined]  # the sqlite one has it
+    assert not suspect_mark(journals.path).exists()
+    flip(journals.path, journals.path.read_bytes().index(b"findme-findme"), bit=1)
+    mark_broken(plan(journals.path), JournalFatalError("fsync failed"))
+    with pytest.raises(JournalCorruptError, match="checksum"):
+        await journals.open()

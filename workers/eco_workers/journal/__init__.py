@@ -69,7 +69,7 @@ behind the place mean damage, and the journal is quarantined with every file as 
 transaction looks like a torn write and cannot be told from one.
 
 A damaged page or value: quarantined when it is met. `recover` builds a new journal beside it from all that can be
-read.
+read. The check at start is bounded in time; damage of an index that it does not reach is found by `verify`.
 
 A failed `fsync`: the kernel may have dropped the pages and report success the next time. The process ends without an
 ack and leaves a mark; the next open checks every page and row before it accepts anything.

@@ -23,6 +23,7 @@ from eco_workers.journal.records import (
     task_checksum,
     text_checksum,
 )
+from eco_workers.journal.schema import MIGRATIONS
 from eco_workers.journal.walfile import survey
 
 Row = TypeVar("Row", bound=NamedTuple)
@@ -69,6 +70,7 @@ def salvage(copy: Path, progress: Progress | None = None) -> Salvaged:
     """Read everything that can be read of a copied journal."""
     found = Salvaged()
     try:
+        mend_schema(copy)
         connection = apsw.Connection(str(copy))
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
     except apsw.Error as error:
@@ -79,6 +81,29 @@ def salvage(copy: Path, progress: Progress | None = None) -> Salvaged:
     finally:
         connection.close()
     return found
+
+
+def mend_schema(copy: Path) -> None:
+    """Put the known text of the schema back into a copy: a flipped bit in it would hide whole tables from the reader.
+
+    A file of the next release reads as well by this one's text, since releases only add columns at the end.
+    """
+    known = apsw.Connection(":memory:")
+    for migration in MIGRATIONS:
+        known.execute(migration.sql)
+    texts = known.execute(
+        "SELECT sql, type, name FROM sqlite_schema WHERE type = 'table' AND sql IS NOT NULL"
+    ).fetchall()
+    known.close()
+    connection = apsw.Connection(str(copy))
+    try:
+        connection.pragma("writable_schema", 1)
+        found = {name: text for text, _, name in connection.execute("SELECT sql, type, name FROM sqlite_schema")}
+        for text, _, name in texts:
+            if found.get(name) != text:
+                connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = ?", (text, name))
+    finally:
+        connection.close()
 
 
 def salvage_all(copy: Path, progress: Progress | None = None) -> Salvaged:
