@@ -316,7 +316,6 @@ def _take_over(connection: apsw.Connection, plan: Plan, lock: JournalLock) -> tu
     reached("open.epoch-raised")
     lock.write(uuid, rows.epoch)
     session = SqliteSession(connection, operations, space, plan.queries, lambda error: mark_broken(plan, error))
-    session.checkpoint(apsw.SQLITE_CHECKPOINT_FULL)
     session.look()
     reached("open.recovered")
     return session, uuid
