@@ -40,6 +40,8 @@ class PodState:
     node: str
     phase: str
     is_ready: bool
+    process: str
+    """Names the process of the worker that runs in it now; empty when none does."""
     restarts: int
     reason: str
     """Why it does not run, as the kubelet or scheduler has it: `ImagePullBackOff`, `Unschedulable`, …; or empty."""
@@ -345,6 +347,7 @@ def _pod(body: Mapping[str, Any]) -> PodState:
         node=(body.get("spec") or {}).get("nodeName", ""),
         phase=status.get("phase", ""),
         is_ready=conditions.get("Ready", {}).get("status") == "True",
+        process=str(main.get("containerID") or f"start-{main.get('restartCount', 0)}") if "running" in state else "",
         restarts=int(main.get("restartCount", 0)),
         reason=str(status.get("reason") or waiting.get("reason") or ""),
         message=str(status.get("message") or waiting.get("message") or "")[:512],

@@ -96,10 +96,13 @@ class Loop:
             self._meet(project(kind, body))
 
     def _meet(self, child: Child) -> None:
-        """A pod that has become ready and has not reported yet need not wait for the next round."""
-        shard = ShardKey(child.namespace, child.worker, child.shard)
-        if child.pod is not None and child.pod.is_ready and self.prober.probe(shard).pod_uid != child.uid:
-            self.prober.hurry(Target(shard, child.uid, child.pod.ip))
+        """A process that has started and has not reported yet need not wait for the next round."""
+        pod, shard = child.pod, ShardKey(child.namespace, child.worker, child.shard)
+        if pod is None or not pod.process or not pod.ip:
+            return
+        last = self.prober.probe(shard)
+        if (last.pod_uid, last.process) != (child.uid, pod.process):
+            self.prober.hurry(Target(shard, child.uid, pod.process, pod.ip))
 
     async def run(self) -> None:
         """Set right whatever is on the queue until cancelled. The first lists must be in (`wait_listed`)."""
@@ -286,14 +289,14 @@ class Loop:
             self.queue.add(key, after_s=min(pauses))
 
     def _targets(self) -> list[Target]:
-        """The pod of each shard that may answer: the newest with an address that has not ended."""
+        """The pod of each shard that may answer: the newest in which a process runs."""
         best: dict[ShardKey, tuple[bool, str, Target]] = {}
         for child in self.cache.pods():
             pod = child.pod
-            if pod is None or not pod.ip or pod.phase in {"Succeeded", "Failed"} or not child.shard:
+            if pod is None or not pod.ip or not pod.process or not child.shard:
                 continue
             shard = ShardKey(child.namespace, child.worker, child.shard)
-            candidate = (not child.is_deleting, pod.created, Target(shard, child.uid, pod.ip))
+            candidate = (not child.is_deleting, pod.created, Target(shard, child.uid, pod.process, pod.ip))
             if shard not in best or candidate[:2] > best[shard][:2]:
                 best[shard] = candidate
         return [candidate[2] for candidate in best.values()]

@@ -43,6 +43,7 @@ class _Memory:
     report: WalReport | None = None
     received_at: float | None = None
     pod_uid: str = ""
+    process: str = ""
     error: str = ""
     failures: int = 0
     attempts: int = 0
@@ -139,6 +140,7 @@ class Prober:
             report=memory.report,
             age_s=None if memory.received_at is None else _now() - memory.received_at,
             pod_uid=memory.pod_uid,
+            process=memory.process,
             error=memory.error,
             failures=memory.failures,
             attempts=memory.attempts,
@@ -168,10 +170,12 @@ class Prober:
             if memory.failures in {1, self.unknown_after_failures}:
                 self.on_change(target.shard)
             return
-        memory.report, memory.received_at, memory.pod_uid = report, _now(), target.pod_uid
+        is_another = (memory.pod_uid, memory.process) != (target.pod_uid, target.process)
+        memory.report, memory.received_at = report, _now()
+        memory.pod_uid, memory.process = target.pod_uid, target.process
         was_failing, memory.failures, memory.error = memory.failures > 0, 0, ""
         fingerprint = _fingerprint(report)
-        if was_failing or fingerprint != memory.fingerprint:
+        if was_failing or is_another or fingerprint != memory.fingerprint:
             memory.fingerprint = fingerprint
             self.on_change(target.shard)
 

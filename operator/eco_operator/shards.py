@@ -20,6 +20,8 @@ class Target:
 
     shard: ShardKey
     pod_uid: str
+    process: str
+    """The process that runs in the pod, as `PodState.process` names it."""
     ip: str
 
 
@@ -33,6 +35,8 @@ class Probe:
     """Seconds since it came; None when none ever did."""
     pod_uid: str
     """The pod that sent it."""
+    process: str
+    """The process in that pod that sent it."""
     error: str
     """Why the last attempt brought nothing; empty when it did."""
     failures: int

@@ -51,7 +51,7 @@ async def probing(
     await site.start()
     worker.port = runner.addresses[0][1]
     prober = Prober(
-        targets=lambda: [Target(SHARD, "pod-1", "127.0.0.1")],
+        targets=lambda: [Target(SHARD, "pod-1", "c1", "127.0.0.1")],
         is_wanted=lambda _: True,
         on_change=worker.changes.append,
         interval_s=interval_s,
@@ -167,7 +167,7 @@ async def test_the_last_report_outlives_a_silence_and_the_silence_is_news() -> N
 async def test_a_pod_in_a_hurry_does_not_wait_for_the_next_round() -> None:
     async with probing(said(REPORT), interval_s=60) as (prober, worker):
         await asked(worker, 1)
-        prober.hurry(Target(SHARD, "pod-2", "127.0.0.1"))
+        prober.hurry(Target(SHARD, "pod-2", "c1", "127.0.0.1"))
 
         async def met() -> bool:
             return prober.probe(SHARD).pod_uid == "pod-2"

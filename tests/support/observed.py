@@ -24,7 +24,7 @@ from tests.support.cases import merge, valid
 POLICY = Policy(default_image="registry.example/worker:1", report_age_s=17.0, status_interval_s=30.0)
 NAMESPACE = "shop"
 KEY = Key(kinds.ECO_WORKER.kind, NAMESPACE, "storage")
-SILENT = Probe(report=None, age_s=None, pod_uid="", error="", failures=0, attempts=0)
+SILENT = Probe(report=None, age_s=None, pod_uid="", process="", error="", failures=0, attempts=0)
 
 
 def fields_of(value: Any) -> dict[str, Any]:
@@ -143,7 +143,11 @@ class InMemory:
                 "creationTimestamp": "2026-01-01T00:00:00Z",
             },
             "spec": {"nodeName": "n1"},
-            "status": {"phase": "Running", "podIP": "10.0.0.1"},
+            "status": {
+                "phase": "Running",
+                "podIP": "10.0.0.1",
+                "containerStatuses": [{"name": contract.CONTAINER_NAME, "state": {"running": {}}, "containerID": "c1"}],
+            },
         }
         self.put(kinds.POD, pod)
         deployment = self.bodies[(kinds.DEPLOYMENT.kind, name)]
@@ -164,6 +168,7 @@ class InMemory:
             report=base.model_copy(update=changes),
             age_s=1.0,
             pod_uid=pod["metadata"]["uid"],
+            process="c1",
             error="",
             failures=0,
             attempts=1,

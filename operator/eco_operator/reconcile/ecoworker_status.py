@@ -194,13 +194,17 @@ def _recovered(seen: Observation, shards: list[ShardStatus]) -> Finding | None:
 
 def _shard(seen: Observation, shard: Shard, bounds: Bounds) -> ShardStatus:
     verdict = judge(shard.probe, bounds, known_uuid=shard.known_uuid)
-    if seen.is_settling and shard.probe.report is None and shard.previous is not None:
+    numbers = _numbers(shard, seen.now, shard.previous or ShardStatus(name=shard.name))
+    pod = shard.pod
+    if pod is None or pod.pod is None or not pod.pod.process:
+        verdict = Verdict(WalState.UNKNOWN, "no worker runs")
+    elif seen.is_settling and shard.probe.report is None and shard.previous is not None:
         # Nobody has been asked yet: what was written before the operator started is the best there is.
         verdict = Verdict(shard.previous.wal, shard.previous.message)
-        numbers = shard.previous
-    else:
-        numbers = _numbers(shard, seen.now, shard.previous or ShardStatus(name=shard.name))
-    child, pod = shard.deployment, shard.pod
+    elif shard.probe.report is not None and (shard.probe.pod_uid, shard.probe.process) != (pod.uid, pod.pod.process):
+        # What an earlier process said of the journal is no news of what the present one finds.
+        verdict = Verdict(WalState.UNKNOWN, "the worker has started anew and not been heard of yet")
+    child = shard.deployment
     ready = bool(child and child.deployment and child.deployment.ready > 0) and not (child and child.is_deleting)
     message = verdict.message
     if not ready and verdict.state in {WalState.UNKNOWN, WalState.HEALTHY}:

@@ -24,7 +24,7 @@ def world() -> InMemory:
 
 def heard(age_s: float = 1.0, **changes: Any) -> Probe:
     report = WalReport(shard="s", journal_uuid="u", mode=JournalMode.NORMAL).model_copy(update=changes)
-    return Probe(report=report, age_s=age_s, pod_uid="p", error="", failures=0, attempts=1)
+    return Probe(report=report, age_s=age_s, pod_uid="p", process="c", error="", failures=0, attempts=1)
 
 
 def verdict(world: InMemory, type_: str, outcome: Outcome = Outcome()) -> tuple[str, str]:  # noqa: B008  # frozen
@@ -218,12 +218,51 @@ def test_what_the_kubelet_says_is_passed_on(world: InMemory) -> None:
     world.run_shard("storage-0")
     world.probes["storage-0"] = SILENT
     pod = world.bodies[(kinds.POD.kind, "storage-0-pod")]
-    waiting = {"name": "worker", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
+    waiting = {
+        "name": "worker",
+        "containerID": "",
+        "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}},
+    }
     world.put(kinds.POD, merge(pod, {"status": {"containerStatuses": [waiting]}}))
     deployment = world.bodies[(kinds.DEPLOYMENT.kind, "storage-0")]
     world.put(kinds.DEPLOYMENT, merge(deployment, {"status": {"readyReplicas": 0}}))
     shard = world.conclude().shards[0]
     assert "ImagePullBackOff: no such image" in shard.message
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "containerID": "c1"},
+        {"state": {"terminated": {"reason": "Error"}}, "containerID": "c1"},
+        {"state": {"running": {}}, "containerID": "c2"},
+    ],
+    ids=["waits", "ended", "another"],
+)
+def test_the_report_of_a_process_that_ended_says_nothing_of_the_next(world: InMemory, state: dict[str, Any]) -> None:
+    world.ready(1)
+    world.report("storage-0", counts=WalCounts(due=7))
+    pod = world.bodies[(kinds.POD.kind, "storage-0-pod")]
+    world.put(kinds.POD, merge(pod, {"status": {"containerStatuses": [{"name": "worker", **state}]}}))
+    status = world.conclude()
+    assert status.summary is not None
+    assert (status.summary.wal, status.summary.pending) == ("Unknown", ">=7")
+
+
+def test_without_a_pod_the_last_report_counts_for_nothing(world: InMemory) -> None:
+    world.ready(2)
+    world.remove(kinds.POD, "storage-1-pod")
+    assert verdict(world, "WALHealthy") == ("Unknown", "Unknown")
+    world.run_shard("storage-1")
+    assert verdict(world, "WALHealthy") == ("True", "Healthy")
+
+
+def test_a_young_operator_does_not_repeat_what_was_known_of_a_process_that_ended(world: InMemory) -> None:
+    world.ready(1)
+    world.probes.clear()
+    world.is_settling = True
+    world.remove(kinds.POD, "storage-0-pod")
+    assert verdict(world, "WALHealthy") == ("Unknown", "Unknown")
 
 
 def test_a_recovery_is_dated_and_told(world: InMemory) -> None:
