@@ -14,8 +14,8 @@ SHARDS: Final = 2
 QUEUE: Final = "q.batch"
 CONCURRENCY: Final = 4
 MAX_UNFINISHED: Final = 100
-"""Both shards together hold fewer tasks than there are: some stay with the broker, so that its restart falls in mid-work.
-And enough to go on working from the journals while it is away."""
+"""Few enough that most tasks stay with the broker, whose restart then falls in mid-work; enough to go on working from
+the journals while it is away."""
 SYNC_INTERVAL_S: Final = 5
 OWNER_LABEL: Final = {"app.kubernetes.io/part-of": "eco-lab-demo"}
 
