@@ -14,6 +14,10 @@ from eco_workers.journal.model import Owner, State
 from eco_workers.journal.rules import REPORTED, Standing
 
 
+_STATES: Final[dict[str, State]] = {state.value: state for state in State}
+_OWNERS: Final[dict[str, Owner]] = {owner.value: owner for owner in Owner}
+
+
 class TaskRow(NamedTuple):
     """One row of `task_wal`. `state` and `owner` compare equal to the enums' members, whichever of the two they are."""
 
@@ -51,8 +55,8 @@ class TaskRow(NamedTuple):
     def standing(self) -> Standing:
         """The facts that the rules look at."""
         return Standing(
-            State(self.state),
-            Owner(self.owner),
+            _STATES[self.state],
+            _OWNERS[self.owner],
             self.generation,
             self.awaiting_since is not None,
             bool(self.messaged),
@@ -129,9 +133,29 @@ equal bytes whatever their history. A test holds known answers; decision 0002 ha
 
 
 def task_checksum(row: TaskRow) -> int:
-    """CRC-32 of everything but the id: salvage may give a row another id."""
-    value = crc32(row[2], crc32(dumps(row[4:], _VALUES)))
-    return value if row[3] is None else crc32(row[3], value) ^ 1
+    """Everything but the id, since salvage may give a row another id.
+
+    The low 32 bits are a CRC-32 of what the task is; `sync_retry_count` is its start value. The 31 bits above are what
+    marking a report changes (`report_checksum`): a whole batch gets the same ones, so one statement can write them.
+    """
+    value = crc32(row[2], crc32(dumps(row[4:26], _VALUES), row[27]))
+    if row[3] is not None:
+        value = crc32(row[3], value) ^ 1
+    return value | report_checksum(row[26], row[28], row[29])
+
+
+def report_checksum(sync_status: str, last_sync_attempt: float | None, sync_error: str | None) -> int:
+    """The upper bits of a task's checksum: how its report stands."""
+    if last_sync_attempt is None and sync_status == "pending" and sync_error is None:
+        return _NOT_REPORTED
+    return (crc32(dumps((sync_status, last_sync_attempt, sync_error), _VALUES)) & REPORT_BITS) << 32
+
+
+CONTENT_BITS: Final = 0xFFFF_FFFF
+"""The lower bits of a task's checksum."""
+REPORT_BITS: Final = 0x7FFF_FFFF
+"""As many as leave the sum of both a positive integer of SQLite's."""
+_NOT_REPORTED: Final = (crc32(dumps(("pending", None, None), _VALUES)) & REPORT_BITS) << 32
 
 
 def outbox_checksum(row: OutboxRow) -> int:
