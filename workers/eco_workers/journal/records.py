@@ -13,7 +13,6 @@ from eco_workers.errors import JournalCorruptError
 from eco_workers.journal.model import Owner, State
 from eco_workers.journal.rules import REPORTED, Standing
 
-
 _STATES: Final[dict[str, State]] = {state.value: state for state in State}
 _OWNERS: Final[dict[str, Owner]] = {owner.value: owner for owner in Owner}
 
