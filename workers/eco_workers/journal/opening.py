@@ -176,7 +176,7 @@ def connect(plan: Plan, *, flags: int = apsw.SQLITE_OPEN_READWRITE) -> apsw.Conn
             connection.pragma(name, value)
         connection.pragma("journal_size_limit", plan.limits.wal_keep_bytes)
     except apsw.Error:
-        connection.close()
+        _close_untouched(connection)  # what cannot be read is not to be checkpointed either
         raise
     return connection
 

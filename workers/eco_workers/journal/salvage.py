@@ -190,7 +190,7 @@ class _Reader:
     def _rows(self, statement: str) -> Iterator[tuple[Any, ...]]:
         try:
             yield from self._connection.execute(statement)
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
             self._found.unreadable.append(f"{statement.rsplit(' ', 1)[-1]}: {error}")
 
     def _by_id(self, table: str, kind: type[Row]) -> Iterator[Row]:
@@ -208,7 +208,7 @@ class _Reader:
                     f"SELECT {columns} FROM {table} WHERE id BETWEEN ? AND ?",  # noqa: S608  # our own names
                     (low, high),
                 ).fetchall()
-            except apsw.Error:
+            except (apsw.Error, UnicodeDecodeError):
                 if low == high:
                     lost += 1
                     continue

@@ -50,6 +50,7 @@ class SqliteSession:
         """Changes of committed groups, in order, until the loop takes them."""
         self._recorder: apsw.Session | None = None
         self._wal_pages = 0
+        self._logs_begun = 0
         self._looked_at = time.monotonic()
         connection.set_wal_hook(self._note_wal)
 
@@ -148,7 +149,24 @@ class SqliteSession:
         context = self.operations.context
         if moved >= in_log:
             context.last_checkpoint = context.clock()
+            if in_log > 0:
+                self._begin_log_anew()
         return max(0, moved)
+
+    def _begin_log_anew(self) -> None:
+        """Commit one small change, so that the log that has just been moved is valid no longer.
+
+        Its pages are in the database. If its last transaction were damaged while it still counts, a replay would stop
+        before it and lay older pages over newer ones: half of that transaction undone, and nothing to tell it by.
+        """
+        self._logs_begun += 1
+        try:
+            self.begin()
+            self.rows.put_meta("log", f"{self.rows.epoch}.{self._logs_begun}")
+            self.commit()
+        except apsw.FullError:
+            self.abandon()  # no room for a page: the next commit begins the log anew
+        self._wal_pages = 0
 
     def on_broken(self, error: EcoWorkerError) -> None:
         """Leave a mark for the next open."""
