@@ -7,7 +7,7 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-PACKAGES := crds operator workers[storage] infra/lab
+PACKAGES := crds operator workers[storage] infra/lab[demo]
 PYTEST := $(PY) -m pytest
 # Where a private registry needs its own certificate authority, uv reads the system's store too.
 export UV_SYSTEM_CERTS ?= true
@@ -67,10 +67,10 @@ status: setup  ## Say what of the lab runs
 	$(PY) -m eco_lab status
 
 .PHONY: bench prove
-bench: bench-journal  ## Measure speed beside a peer or a limit; `make bench-NAME` runs one part
+bench: bench-journal bench-worker  ## Measure speed beside a peer or a limit; `make bench-NAME` runs one part
 bench-%: setup
 	$(PY) -m tests.benchmarks.$*
-prove: prove-journal prove-operator  ## Run the counted proofs, thoroughly; `make prove-NAME` runs one part
+prove: prove-journal prove-worker prove-operator prove-charts  ## Run the counted proofs, thoroughly; `make prove-NAME` runs one part
 prove-%: setup
 	$(PY) -m tests.prove.$*
 
