@@ -10,8 +10,8 @@ import yaml
 
 from eco_crds import conditions
 from eco_crds.chart_readme import with_values
-from eco_crds.schema import KINDS, Kind, custom_resource_definition
-from eco_crds.values_schema import values_schema
+from eco_crds.schema import KINDS, Kind, Node, custom_resource_definition
+from eco_crds.values_schema import values_schema, with_definitions
 
 TABLE_BEGIN = "<!-- conditions: written by `python -m eco_crds` -->\n"
 TABLE_END = "\n<!-- end of conditions -->"
@@ -47,15 +47,22 @@ def generated(root: Path) -> dict[Path, str]:
     """Every generated file of the tree below `root` with the text it must have."""
     charts = root / "charts"
     readme = root / "crds" / "README.md"
-    schema = charts / "eco-worker" / "values.schema.json"
     files = manifests(root / "crds" / "manifests") | manifests(charts / "eco-operator" / "files" / "crds")
     files[readme] = with_table(readme.read_text(encoding="utf-8"))
-    files[schema] = json.dumps(values_schema(), indent=2, ensure_ascii=False) + "\n"
     for chart in sorted(charts.glob("*/Chart.yaml")):
         text = (chart.parent / "README.md").read_text(encoding="utf-8")
         values = (chart.parent / "values.yaml").read_text(encoding="utf-8")
         files[chart.parent / "README.md"] = with_values(text, values)
+        schema = chart.parent / "values.schema.json"
+        if chart.parent.name == "eco-worker":
+            files[schema] = _json(values_schema())
+        elif '"ecoWorkerSpec"' in (written := schema.read_text(encoding="utf-8")):
+            files[schema] = _json(with_definitions(json.loads(written)))
     return files
+
+
+def _json(document: Node) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,6 +13,7 @@ import yaml
 
 BEGIN: Final = "<!-- values: written by `python -m eco_crds` from values.yaml -->\n"
 END: Final = "<!-- end of values -->"
+DEFAULT_LENGTH_MAX: Final = 60
 _KEY: Final = re.compile(r"^( *)([A-Za-z][A-Za-z0-9]*):")
 
 
@@ -51,7 +52,8 @@ def _leaves(node: dict[str, Any], comments: dict[str, str], prefix: str) -> Iter
 def _shown(value: Any) -> str:
     if value is ... or value is None or value == "":
         return ""
-    return f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value, ensure_ascii=False)}`"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"`{text}`" if len(text) <= DEFAULT_LENGTH_MAX else "see `values.yaml`"
 
 
 def _comments(values: str) -> dict[str, str]:

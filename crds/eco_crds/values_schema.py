@@ -57,17 +57,14 @@ _IN_TEMPLATE: Final = frozenset(
 
 def values_schema() -> Node:
     """The schema, as the file in the chart has it."""
-    worker, sync = (structural_schema(kind)["properties"]["spec"] for kind in KINDS)
-    settings = _without(_plain(sync), "ecoWorkers")
-    spec = _plain(worker)
-    _add_rules(spec, EcoWorker)
+    parts = definitions()
     properties: Node = {
         "global": {"type": "object", "description": "Set by a parent chart; not used."},
         "name": {**_NAME, "description": "Name of the EcoWorker; the name of the release when empty."},
         "image": {**_IMAGE, "description": "Image of workers whose spec names none."},
-        "spec": spec,
+        "spec": parts["ecoWorkerSpec"],
         "adminTokenSecret": {**_OBJECT_NAME, "minLength": 0, "pattern": f"^$|{DNS_SUBDOMAIN_PATTERN}"},
-        "sync": {**settings, "type": ["object", "null"], "description": "How results go to the database."},
+        "sync": parts["walSyncSettings"],
         "shared": {"type": "boolean", "description": "Whether to render what all shards share."},
         "shards": _shards(),
         "owner": {
@@ -79,6 +76,22 @@ def values_schema() -> Node:
     }
     document = {"$schema": DIALECT, "title": "Values of eco-worker", "type": "object", "required": ["spec"]}
     return {**document, "additionalProperties": False, "properties": properties}
+
+
+def definitions() -> Node:
+    """What a chart may refer to as `#/definitions/...`: the spec of an EcoWorker, and that of a WalSync for one."""
+    worker, sync = (structural_schema(kind)["properties"]["spec"] for kind in KINDS)
+    settings = _without(_plain(sync), "ecoWorkers")
+    spec = _plain(worker)
+    _add_rules(spec, EcoWorker)
+    about = "How results go to the database; not at all when left out."
+    return {"ecoWorkerSpec": spec, "walSyncSettings": {**settings, "type": ["object", "null"], "description": about}}
+
+
+def with_definitions(schema: Node) -> Node:
+    """A chart's own schema with those definitions that it has as the models give them now."""
+    fresh = {name: node for name, node in definitions().items() if name in schema.get("definitions", {})}
+    return {**schema, "definitions": {**schema["definitions"], **fresh}} if fresh else schema
 
 
 def _shards() -> Node:

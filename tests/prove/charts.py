@@ -35,6 +35,8 @@ def renderings() -> dict[str, str]:
     for chart in sorted(path.parent for path in CHARTS.glob("*/Chart.yaml")):
         for values in sorted([*chart.glob("values-*.yaml"), *chart.glob("ci/*.yaml")]):
             found[f"{chart.name} {values.name}"] = _rendered(chart.name, "--values", str(values))
+    found["Argo CD"] = _rendered("waste/argocd")
+    found["Argo CD's root"] = (CHARTS / "waste" / "argocd" / "root.yaml").read_text()
     return found
 
 

@@ -32,9 +32,9 @@ def run(*arguments: str, timeout_s: float = HELM_TIMEOUT_S) -> subprocess.Comple
 
 
 def template(chart: str, *arguments: str, namespace: str = "eco-system") -> subprocess.CompletedProcess[str]:
-    """Render a chart under its own name."""
+    """Render a chart, given by its path below charts/, under its own name."""
     options = ("--kube-version", "1.34.0", "--namespace", namespace)
-    return run("template", chart, str(CHARTS / chart), *options, *arguments)
+    return run("template", Path(chart).name, str(CHARTS / chart), *options, *arguments)
 
 
 def render(chart: str, *arguments: str, namespace: str = "eco-system") -> list[Manifest]:
