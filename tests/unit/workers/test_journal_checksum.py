@@ -1,11 +1,13 @@
 """The checksum of a row is a promise to files written years ago: its form must never drift."""
 
 from marshal import dumps
+from pathlib import Path
 from sys import intern
 
 import pytest
 
 from eco_workers.errors import JournalCorruptError
+from eco_workers.journal import Identity, NewTask, SqliteJournal
 from eco_workers.journal.records import _VALUES, TaskRow, checked_task, task_checksum
 
 ROW = TaskRow(
@@ -15,8 +17,8 @@ ROW = TaskRow(
     created_at=1.25, started_at=2.5, ended_at=3.75, last_activity=3.75, error=None, sync_status="pending",
     sync_retry_count=0, last_sync_attempt=None, sync_error="größer",
 )  # fmt: skip
-GOLDEN = 472_447_499
-ODD_GOLDEN = 1458951380
+GOLDEN = 7_205_877_833_935_298_202
+ODD_GOLDEN = 7_205_877_834_036_052_245
 
 
 def test_a_rows_checksum_is_what_it_was_when_the_first_file_was_written() -> None:
@@ -61,3 +63,23 @@ def test_rows_with_numbers_of_every_size_have_known_checksums() -> None:
     """Negative, beyond 32 and 64 bits, repeated and interned values."""
     odd = ROW._replace(generation=1 << 40, attempts=-7, version=1 << 70, created_at=-2.25, queue=intern("image.store"))
     assert task_checksum(odd) == ODD_GOLDEN
+
+
+async def test_marking_a_batch_of_reports_keeps_every_checksum_true(tmp_path: Path) -> None:
+    """The one statement that marks them writes the upper bits without reading a row; a parked one is marked as well."""
+    identity = Identity("test", "unit", "unit-0")
+    async with await SqliteJournal.open(tmp_path / "journal.db", identity=identity) as journal:
+        await journal.set_sync_target("main")
+        await journal.accept([NewTask(f"task-{n}", "unit.task", b"{}", "q.batch") for n in range(4)])
+        for running in await journal.claim(4, names=frozenset({"unit.task"})):
+            await journal.complete(running.task_id, b"null")
+        await journal.sync_failed("task-0", "refused", max_attempts=5)
+        await journal.sync_failed("task-1", "refused", max_attempts=1)
+        version = 3
+        await journal.synced(
+            {"task-0": version, "task-1": version, "task-2": version, "task-3": version + 1, "gone": 1}
+        )
+        assert await journal.verify() == []
+        counts = (await journal.statistics()).counts
+        assert (counts.unsynced, counts.sync_parked) == (1, 0), "only the row that changed since is still due"
+        assert [report.task_id for report in await journal.unsynced(10)] == ["task-3"]

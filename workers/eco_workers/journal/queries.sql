@@ -72,6 +72,14 @@ UPDATE task_wal SET checksum = ?, result = ?, state = ?, owner = ?, generation =
   sync_error = ?
 WHERE id = ?;
 
+-- name: task_mark_synced
+-- A whole batch of reports; records.py says why their checksums need no other value.
+UPDATE task_wal SET sync_status = 'synced', last_sync_attempt = ?1, sync_error = NULL, checksum = (checksum & ?2) | ?3
+WHERE id IN (
+  SELECT t.id FROM json_each(?4) AS wanted JOIN task_wal AS t ON t.task_id = wanted.key
+  WHERE t.version = wanted.value AND t.state IN ('completed', 'failed', 'timeout') AND t.sync_status = ?5
+);
+
 -- name: task_replace
 -- A task that comes back with a higher generation may bring another payload.
 UPDATE task_wal SET checksum = ?, payload = ?, result = ?, task_id = ?, task_name = ?, queue = ?, headers = ?,

@@ -3,7 +3,7 @@
 A store knows no rules: it keeps what it is told, verifies checksums of what it returns, and keeps the counters in step.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,6 +37,9 @@ class Rows(Protocol):
 
     def store(self, before: TaskRow, after: TaskRow) -> None:
         """Write what may change of a row while it lives; the payload and its like stay."""
+
+    def mark_synced(self, versions: Mapping[str, int], now: float) -> None:
+        """Mark the reports of ended rows, each only in the version given."""
 
     def replace(self, before: TaskRow, after: TaskRow) -> None:
         """Write all of a row."""

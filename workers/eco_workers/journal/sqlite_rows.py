@@ -1,5 +1,6 @@
 """The store of rows on SQLite: statements by name, rows in and out, checksums verified at each read."""
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ from eco_workers.errors import JournalCorruptError
 from eco_workers.journal.model import State
 from eco_workers.journal.queries import QUERIES
 from eco_workers.journal.records import (
+    CONTENT_BITS,
     CacheRow,
     Counters,
     OutboxRow,
@@ -18,6 +20,7 @@ from eco_workers.journal.records import (
     checked_outbox,
     checked_step,
     checked_task,
+    report_checksum,
     text_checksum,
 )
 from eco_workers.journal.rows import Backlog
@@ -120,6 +123,19 @@ class SqliteRows:
             self._running.pop(after.task_id, None)
         if before.ended_at is not None or after.ended_at is not None:
             self.counters.task(before, after)
+
+    def mark_synced(self, versions: Mapping[str, int], now: float) -> None:
+        """Mark the reports of ended rows, each only in the version given; one statement for all that are due."""
+        checksum = report_checksum("synced", now, None)
+        wanted = json.dumps(versions)
+        left = len(versions)
+        for status, counter in (("pending", "unsynced"), ("parked", "sync_parked")):
+            if left <= 0:
+                break
+            self._execute(self._sql["task_mark_synced"], (now, CONTENT_BITS, checksum, wanted, status))
+            marked = self.connection.changes()
+            self.counters.values[counter] -= marked
+            left -= marked
 
     def replace(self, before: TaskRow, after: TaskRow) -> None:
         """Write all of a row."""

@@ -64,12 +64,7 @@ class Upkeep(Operations):
 
     def synced(self, versions: Mapping[str, int]) -> None:
         """Mark reported rows, each only in the version that was reported."""
-        now = self.now()
-        for task_id, version in versions.items():
-            row = self.rows.load(task_id)
-            if row is not None and row.version == version and row.ended_at is not None:
-                after = row._replace(sync_status="synced", last_sync_attempt=now, sync_error=None)
-                self.rows.store(row, after.sealed())
+        self.rows.mark_synced(versions, self.now())
 
     def sync_failed(self, task_id: str, error: str, max_attempts: int) -> None:
         """Count an attempt that the database refused for this row; parked after the last."""

@@ -1,6 +1,6 @@
 """The store of rows on dictionaries. All or nothing: what an operation that fails had written is undone."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Final
 
@@ -120,6 +120,15 @@ class MemoryRows:
     def created_before(self, moment: float, limit: int) -> list[TaskRow]:
         """Pending rows without a scheduled start, accepted before a moment."""
         return [row for row in self._pending() if row.not_before is None and row.created_at < moment][:limit]
+
+    def mark_synced(self, versions: Mapping[str, int], now: float) -> None:
+        """Mark the reports of ended rows, each only in the version given."""
+        for task_id, version in versions.items():
+            row = self.load(task_id)
+            if row is None or row.version != version or row.state not in REPORTED or row.sync_status == "synced":
+                continue
+            after = row.altered({"sync_status": "synced", "last_sync_attempt": now, "sync_error": None})
+            self.store(row, after.sealed())
 
     def unsynced(self, limit: int) -> list[TaskRow]:
         """Rows that owe a report."""
