@@ -178,12 +178,10 @@ class _Reader:
         for message in self._by_id("outbox", OutboxRow):
             fits = message.checksum == _of(outbox_checksum, message)
             (found.outbox if fits else found.damaged_outbox).append(message)
-        for values in self._rows("SELECT checksum, result, task_id, name, created_at FROM steps"):
-            step = StepRow._make(values)
+        for step in self._by_id("steps", StepRow):
             if step.checksum == _of(step_checksum, step):
                 found.steps.append(step)
-        for values in self._rows("SELECT checksum, response, key, model, created_at FROM gpt_cache"):
-            answer = CacheRow._make(values)
+        for answer in self._by_id("gpt_cache", CacheRow):
             if answer.checksum == _of(step_checksum, answer):
                 found.answers.append(answer)
 
@@ -205,7 +203,7 @@ class _Reader:
             low, high = ranges.pop()
             try:
                 rows = self._connection.execute(
-                    f"SELECT {columns} FROM {table} WHERE id BETWEEN ? AND ?",  # noqa: S608  # our own names
+                    f"SELECT rowid, {columns} FROM {table} WHERE rowid BETWEEN ? AND ?",  # noqa: S608  # our own names
                     (low, high),
                 ).fetchall()
             except (apsw.Error, UnicodeDecodeError):
@@ -219,7 +217,7 @@ class _Reader:
                 number = int(row[0] or 0)
                 if number not in seen:
                     seen.add(number)
-                    yield kind._make(row)
+                    yield kind._make(row[1:])
             if self._progress is not None:
                 self._progress(table, high, last)
         if lost:
@@ -227,8 +225,8 @@ class _Reader:
 
     def _last_id(self, table: str) -> int:
         for statement in (
-            f"SELECT max(id) FROM {table}",  # noqa: S608  # our own names
-            f"SELECT id FROM {table} ORDER BY id DESC LIMIT 1",  # noqa: S608  # our own names
+            f"SELECT max(rowid) FROM {table}",  # noqa: S608  # our own names
+            f"SELECT rowid FROM {table} ORDER BY rowid DESC LIMIT 1",  # noqa: S608  # our own names
         ):
             try:
                 row = self._connection.execute(statement).fetchone()
