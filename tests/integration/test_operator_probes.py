@@ -45,7 +45,7 @@ async def probing(
     worker = Answering(answer)
     server = web.Application()
     server.router.add_get("/wal", worker.respond)
-    runner = web.AppRunner(server, access_log=None)
+    runner = web.AppRunner(server, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

@@ -38,7 +38,7 @@ class Worker:
         """Answer at port 9464 of its own address."""
         server = web.Application()
         server.router.add_get("/wal", self._answer)
-        self.runner = web.AppRunner(server, access_log=None)
+        self.runner = web.AppRunner(server, access_log=None, shutdown_timeout=0.1)
         await self.runner.setup()
         await web.TCPSite(self.runner, self.ip, contract.ADMIN_PORT).start()
 
