@@ -13,7 +13,6 @@ from eco_crds.ecoworker import EcoWorker
 from eco_crds.validation import validate
 from eco_crds.walsync import WalSync
 from eco_workers.broker.topology import TOPOLOGY, definitions
-from tests.support import schemas
 from tests.support.charts import CHARTS, Manifest, by_kind, render, run, template
 
 CHART: Final = CHARTS / "waste"
@@ -51,15 +50,6 @@ def test_workers_and_syncs_of_every_environment_are_accepted_by_the_api(environm
         [worker] = [it for it in workers if sync.spec.eco_workers.matches(it.metadata)]
         assert worker.spec.database(sync.spec.database) is not None
     assert {it.metadata.name for it in workers} == {"storage-worker"}
-
-
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_every_object_of_every_environment_fits_its_schema(environment: str, tmp_path: Path) -> None:
-    version, swagger = max(schemas.versions().items())
-    directory = schemas.write(tmp_path / "schemas", swagger)
-    path = tmp_path / "rendered.yaml"
-    path.write_text(yaml.safe_dump_all(of(environment)))
-    assert schemas.check(path, directory, version).failures == ()
 
 
 def test_the_chart_is_clean() -> None:

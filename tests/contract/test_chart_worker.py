@@ -12,8 +12,8 @@ from eco_crds import contract
 from eco_crds.__main__ import generated
 from eco_crds.ecoworker import EcoWorkerSpec
 from eco_crds.values_schema import values_schema
-from tests.support import parity, schemas
-from tests.support.cases import BadObject, merge, valid
+from tests.support import parity
+from tests.support.cases import BadObject, valid
 from tests.support.charts import CHARTS, Manifest, by_kind, render, run, template
 
 CHART: Final = CHARTS / "eco-worker"
@@ -69,20 +69,6 @@ def test_a_template_that_strays_from_the_operator_is_found(
     _, objects = parity.render(cases, tmp_path)
     found = [it for case, rendered in zip(cases, objects, strict=True) for it in parity.differences(case, rendered)]
     assert any(said in line for line in found), found
-
-
-def test_a_misspelt_field_is_found_by_the_schemas(tmp_path: Path, storage: list[Manifest]) -> None:
-    version, swagger = max(schemas.versions().items())
-    directory = schemas.write(tmp_path / "schemas", swagger)
-    path = tmp_path / "rendered.yaml"
-    path.write_text(yaml.safe_dump_all(storage))
-    assert schemas.check(path, directory, version).failures == ()
-    [deployment, *others] = sorted(storage, key=lambda it: it["kind"] != "Deployment")
-    pod = deployment["spec"]["template"]["spec"]
-    misspelt = merge(deployment, {"spec": {"template": {"spec": {"enableServiceLink": pod["enableServiceLinks"]}}}})
-    path.write_text(yaml.safe_dump_all([misspelt, *others]))
-    [failure] = schemas.check(path, directory, version).failures
-    assert "enableServiceLink" in failure
 
 
 def test_the_chart_is_clean() -> None:

@@ -68,9 +68,14 @@ def check_schemas(texts: dict[str, str], directory: Path) -> None:
     manifests.mkdir()
     for number, text in enumerate(texts.values()):
         (manifests / f"{number}.yaml").write_text(text)
+    misspelt = directory / "misspelt.yaml"
+    misspelt.write_text(texts["eco-operator"].replace("enableServiceLinks:", "enableServiceLink:"))
     checked, failures = 0, 0
     for version, swagger in schemas.versions().items():
-        verdict = schemas.check(manifests, schemas.write(directory / version, swagger), version)
+        written = schemas.write(directory / version, swagger)
+        if not schemas.check(misspelt, written, version).failures:
+            raise SystemExit(f"the schemas of Kubernetes {version} let a misspelt field pass: they prove nothing")
+        verdict = schemas.check(manifests, written, version)
         for line in verdict.failures[:20]:
             print(f"Kubernetes {version}: {line}")
         checked += verdict.valid + len(verdict.failures)
