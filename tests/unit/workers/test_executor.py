@@ -13,6 +13,7 @@ from eco_workers.errors import JournalFatalError, TaskFailedError
 from eco_workers.journal.model import NewTask, State
 from eco_workers.metrics import Metrics
 from eco_workers.runtime import executor as module
+from eco_workers.runtime.deadlines import Deadlines
 from eco_workers.runtime.executor import Executor
 from eco_workers.runtime.supervisor import Supervisor
 from eco_workers.settings import load
@@ -96,6 +97,8 @@ async def bench(*, concurrency: int = 2, time_limit_s: float = 30, attempts_max:
                     return object()
                 case "emit":
                     context.emit("next", {"a": 1}, routing_key="q.ai")
+                case "emit nonsense":
+                    context.emit("next", {}, routing_key="x" * 300)
                 case "emit and break":
                     context.emit("next", {"a": 1}, routing_key="q.ai")
                     raise ConnectionError("away")
@@ -276,3 +279,74 @@ async def test_a_journal_that_may_not_be_durable_ends_the_worker(monkeypatch: py
         await it.accept("a")
         async with asyncio.timeout(5):
             assert isinstance(await it.supervisor.failed(), JournalFatalError)
+
+
+async def test_a_claim_under_way_at_a_stop_gives_its_attempts_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stop comes while the journal claims: what it claims is begun and given back, not left running for nobody."""
+    async with bench() as it:
+        await it.until(lambda: True)
+        entered, proceed = asyncio.Event(), asyncio.Event()
+        real = it.journal.claim
+
+        async def slow(*args: Any, **options: Any) -> Any:
+            found = await real(*args, **options)
+            if found:
+                entered.set()
+                await proceed.wait()
+            return found
+
+        monkeypatch.setattr(it.journal, "claim", slow)
+        await it.accept("a", what="wait")
+        async with asyncio.timeout(5):
+            await entered.wait()
+        it.executor.pause()
+        finishing = asyncio.create_task(it.executor.finish(0))
+        await asyncio.sleep(0)
+        proceed.set()
+        assert await finishing == 1
+        row = it.journal.rows.load("a")
+        assert row is not None
+        assert (row.state, row.attempts) == (State.PENDING, 0)
+
+
+async def test_a_message_that_no_broker_would_take_fails_the_task_at_once() -> None:
+    async with bench() as it:
+        await it.accept("a", what="emit nonsense")
+        await it.until(lambda: it.state("a") == State.FAILED)
+        assert it.seen == ["a"]
+
+
+async def test_a_stop_goes_before_a_time_limit() -> None:
+    """Both come at once: the attempt is given back, the task has not failed."""
+    async with bench(time_limit_s=30) as it:
+        await it.accept("a", what="wait")
+        await it.until(lambda: it.running == 1)
+        for deadline in it.executor._deadlines._open:
+            deadline.at = 0
+        it.executor._deadlines._fire()
+        it.executor.pause()
+        for running in it.executor._running.values():
+            running.cancel()
+        await it.until(lambda: not it.executor._running)
+        assert it.state("a") == State.PENDING
+
+
+async def test_short_and_long_limits_share_the_timer() -> None:
+    deadlines = Deadlines()
+    order: list[str] = []
+
+    async def work(name: str, limit_s: float) -> None:
+        deadline = deadlines.enter(limit_s)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            assert deadline.expired
+            order.append(name)
+        finally:
+            deadlines.leave(deadline)
+
+    tasks = [asyncio.create_task(work(name, limit)) for name, limit in (("c", 0.03), ("a", 0.01), ("b", 0.02))]
+    async with asyncio.timeout(5):
+        await asyncio.gather(*tasks)
+    assert order == ["a", "b", "c"]
+    assert not deadlines._open

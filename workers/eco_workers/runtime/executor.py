@@ -14,15 +14,15 @@ from typing import Final
 from eco_workers import logs
 from eco_workers.errors import (
     IllegalStateError,
+    InvalidTaskError,
     JournalBusyError,
-    JournalCorruptError,
     JournalError,
-    JournalFatalError,
     TaskFailedError,
 )
 from eco_workers.journal.model import Running, TaskJournal
 from eco_workers.metrics import Metrics
-from eco_workers.runtime.supervisor import Supervisor
+from eco_workers.runtime.deadlines import Deadlines
+from eco_workers.runtime.supervisor import FATAL, Supervisor
 from eco_workers.tasks.context import Context, encode
 from eco_workers.tasks.registry import Registry, Task
 from eco_workers.tasks.resources import Resources
@@ -72,6 +72,10 @@ class Executor:
         self._slot_free = asyncio.Event()
         self._allowed = asyncio.Event()
         self._allowed.set()
+        self._claimed = asyncio.Event()
+        """Not set while a claim is under way: its tasks are running in the journal and not yet here."""
+        self._claimed.set()
+        self._deadlines = Deadlines()
         self._finished = 0
         self._failed_attempts = 0
         self._first_resumed_after_s: float | None = None
@@ -93,13 +97,16 @@ class Executor:
                 self._slot_free.clear()
                 await self._slot_free.wait()
                 continue
+            self._claimed.clear()
             try:
                 claimed = await self._journal.claim(free, names=budgets)
+                for running in claimed:
+                    self._begin(running)
             except JournalBusyError:
                 claimed = []
                 await asyncio.sleep(JOURNAL_PAUSE_S)
-            for running in claimed:
-                self._begin(running)
+            finally:
+                self._claimed.set()
             if not claimed:
                 await self._journal.wait_for_work(IDLE_WAIT_S)
 
@@ -113,6 +120,7 @@ class Executor:
 
     async def finish(self, timeout_s: float) -> int:
         """Let what runs end within a bound, then cancel it and give the attempts back; how many. Pause it before."""
+        await self._claimed.wait()
         if self._running:
             await asyncio.wait(set(self._running.values()), timeout=max(0.0, timeout_s))
         left = dict(self._running)
@@ -130,7 +138,7 @@ class Executor:
     async def _guarded(self, running: Running) -> None:
         try:
             await self._execute(running)
-        except (JournalFatalError, JournalCorruptError) as error:
+        except FATAL as error:
             self._supervisor.report(error)
         except Exception as error:
             # Only the journal can get here; the row stays as it is and the next process finds it.
@@ -146,25 +154,11 @@ class Executor:
         started = time.perf_counter()
         kind = ""
         try:
-            limit_s = task.time_limit_s
-            if running.expires_at is not None:
-                limit_s = min(limit_s, running.expires_at - self._clock())
-            if limit_s <= 0:
-                kind = "expired"
-                await self._write(lambda: self._journal.time_out(running.task_id, "expired before it was started"))
-                return
-            timeout = asyncio.timeout(limit_s)
-            try:
-                async with timeout:
-                    logs.bind(task_id=running.task_id, attempt=running.attempt)
-                    result = encode(await task.function(context, task.parse(running.payload)))
-            except TimeoutError as error:
-                if not timeout.expired():
-                    raise
+            result, why = await self._run_limited(running, task, context)
+            if result is None:
                 kind = "timeout"
-                text = f"time limit of {limit_s:.6g} s" if limit_s == task.time_limit_s else "expired while it ran"
-                log.warning("task ran out of time", task_id=running.task_id, task=task.name, error=str(error) or text)
-                await self._write(lambda: self._journal.time_out(running.task_id, text))
+                log.warning("task ran out of time", task_id=running.task_id, task=task.name, why=why)
+                await self._write(lambda: self._journal.time_out(running.task_id, why))
                 return
             emits = context.take_emits()
             await self._write(lambda: self._journal.complete(running.task_id, result, emits=emits))
@@ -174,7 +168,9 @@ class Executor:
             kind = "released"
             await asyncio.shield(self._write(lambda: self._journal.release([running.task_id])))
             raise
-        except JournalError:
+        except IllegalStateError as error:
+            log.warning("task is no longer ours", task_id=running.task_id, error=str(error))
+        except FATAL:
             raise
         except Exception as error:  # noqa: BLE001  # a task may raise anything: its policy decides
             kind = await self._fail(running, task, error)
@@ -183,12 +179,31 @@ class Executor:
             if kind:
                 self._failed_attempts += 1
                 self._metrics.failures.labels(running.queue, running.name, kind).inc()
-                if kind in {"failed", "timeout", "expired"}:
-                    self._metrics.tasks.labels("timeout" if kind != "failed" else kind, running.name).inc()
+                if kind in {"failed", "timeout"}:
+                    self._metrics.tasks.labels(kind, running.name).inc()
+
+    async def _run_limited(self, running: Running, task: Task, context: Context) -> tuple[bytes | None, str]:
+        """The result of the body, or None and which limit it did not keep."""
+        limit_s, why = task.time_limit_s, f"time limit of {task.time_limit_s:.6g} s"
+        if running.expires_at is not None and (left_s := running.expires_at - self._clock()) < limit_s:
+            limit_s, why = left_s, "expired while it ran"
+        if limit_s <= 0:
+            return None, "expired before it was started"
+        deadline = self._deadlines.enter(limit_s)
+        try:
+            logs.bind(task_id=running.task_id, attempt=running.attempt)
+            return encode(await task.function(context, task.parse(running.payload))), ""
+        except asyncio.CancelledError:
+            # Somebody else may have cancelled it as well: a stop goes before a time limit.
+            if not deadline.expired or deadline.task.uncancel() > 0:
+                raise
+            return None, why
+        finally:
+            self._deadlines.leave(deadline)
 
     async def _fail(self, running: Running, task: Task, error: Exception) -> str:
         text = describe(error)
-        if isinstance(error, TaskFailedError):
+        if isinstance(error, TaskFailedError | InvalidTaskError):
             log.info("task failed for good", task_id=running.task_id, task=task.name, error=text)
             await self._write(lambda: self._journal.fail(running.task_id, text))
             return "failed"
@@ -219,7 +234,7 @@ class Executor:
                 # The row was ended or given back by somebody else meanwhile, a drain for one: its word stands.
                 log.warning("outcome came too late", error=str(error))
                 return
-            except (JournalFatalError, JournalCorruptError):
+            except FATAL:
                 raise
             except JournalError as error:
                 if attempt == JOURNAL_TRIES_MAX:

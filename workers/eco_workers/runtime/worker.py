@@ -263,8 +263,8 @@ class Worker:
         if not await self.supervisor.join("consumer", min(STOP_CONSUMER_S, budget_s * 0.2)):
             log.warning("consumer did not stop in time")
         await self.supervisor.stop("consumer")
-        await self.supervisor.stop("executor")
         released = await self.executor.finish(budget_s * 0.7 - (time.monotonic() - began))
+        await self.supervisor.stop("executor")
         await self.supervisor.stop("relay")
         flushed = await self.relay.flush(max(0.5, budget_s * 0.85 - (time.monotonic() - began)))
         await self.supervisor.stop("sync")
