@@ -6,7 +6,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -122,6 +122,10 @@ class Columns:
         """What stood in a column, over time."""
         place = self.titles.index(title)
         return [line.cells[place] for line in self.since(since)]
+
+    def shows(self, wanted: Mapping[str, str]) -> bool:
+        """Whether the newest row has these values in these columns."""
+        return bool(self.lines) and all(self.values(title)[-1] == value for title, value in wanted.items())
 
     def text(self, since: float = 0.0) -> str:
         """Header and rows, aligned as kubectl aligns them, with the seconds since the moment behind."""
