@@ -22,6 +22,7 @@ from eco_operator.kinds import Kind
 from eco_operator.probes import Prober
 from eco_operator.queue import KeyQueue
 from eco_operator.reconcile import ecoworker, ecoworker_status, walsync
+from eco_operator.reconcile.findings import Urgency
 from eco_operator.reconcile.observation import Observation, Policy, observe
 from eco_operator.settings import Settings
 from eco_operator.shards import ShardKey, Target
@@ -32,6 +33,7 @@ LOOK_TIMEOUT_S: Final = 120.0
 LIST_ATTEMPTS_MAX: Final = 5
 FOREIGN_LOOK_AGAIN_S: Final = 30.0
 WATCH_LAG_S: Final = 30.0
+_SHARE_OF_INTERVAL: Final = {Urgency.NUMBERS: 1.0, Urgency.TURN: 0.25, Urgency.NEWS: 0.0}
 OURS: Final = f"{contract.LABEL_MANAGED_BY}={contract.MANAGED_BY}"
 
 
@@ -226,9 +228,8 @@ class Loop:
             self.queue.add(key)
         if seen.owned is not None and not seen.owned.is_deleting:
             status = ecoworker_status.conclude(seen, acted.outcome)
-            if status != seen.previous:
-                is_news = ecoworker_status.is_news(status, seen.previous)
-                await self._write(key, ecoworker_status.body(seen, status), is_news=is_news)
+            urgency = ecoworker_status.urgency(status, seen.previous)
+            await self._write(key, ecoworker_status.body(seen, status), urgency)
         self._look_again(key, seen, plan.look_again_s, has_foreign=bool(acted.outcome.foreign))
         return bool(acted.outcome.failed or acted.outcome.rejected), acted.retry_after_s
 
@@ -244,14 +245,17 @@ class Loop:
         if seen is None or seen.owned.is_deleting:
             return
         status = walsync.conclude(seen)
-        if status is not None and walsync.is_change(status, seen.previous):
-            await self._write(key, walsync.body(seen, status), is_news=walsync.is_news(status, seen.previous))
+        if status is not None:
+            await self._write(key, walsync.body(seen, status), walsync.urgency(status, seen.previous))
 
-    async def _write(self, key: Key, body: dict[str, Any], *, is_news: bool) -> None:
+    async def _write(self, key: Key, body: dict[str, Any], urgency: Urgency) -> None:
         """Write a status, or put it off when only numbers changed and the last one is young."""
+        if urgency is Urgency.NONE:
+            return
         now = _now()
-        rest_s = self._status_at.get(key, float("-inf")) + self._policy.status_interval_s - now
-        if rest_s > 0 and not is_news:
+        interval_s = self._policy.status_interval_s * _SHARE_OF_INTERVAL[urgency]
+        rest_s = self._status_at.get(key, float("-inf")) + interval_s - now
+        if rest_s > 0:
             self.queue.add(key, after_s=rest_s)
             return
         try:

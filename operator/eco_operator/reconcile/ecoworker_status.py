@@ -13,7 +13,7 @@ from eco_crds.ecoworker_status import UNKNOWN, EcoWorkerStatus, EcoWorkerSummary
 from eco_crds.fields import ConditionStatus
 from eco_operator.cache import Child
 from eco_operator.reconcile.ecoworker import resolved_image
-from eco_operator.reconcile.findings import MESSAGE_LENGTH_MAX, Finding, dated, moment, total
+from eco_operator.reconcile.findings import MESSAGE_LENGTH_MAX, Finding, Urgency, dated, moment, total, turns
 from eco_operator.reconcile.health import Bounds, Verdict, judge
 from eco_operator.reconcile.observation import Observation, Shard
 from eco_operator.reconcile.plan import Outcome
@@ -51,9 +51,13 @@ def conclude(seen: Observation, outcome: Outcome) -> EcoWorkerStatus:
     )
 
 
-def is_news(new: EcoWorkerStatus, old: EcoWorkerStatus) -> bool:
-    """Whether more changed than numbers and moments, so that it cannot wait."""
-    return _essence(new) != _essence(old)
+def urgency(new: EcoWorkerStatus, old: EcoWorkerStatus) -> Urgency:
+    """How long the new status may wait to be written."""
+    if new == old:
+        return Urgency.NONE
+    if _essence(new) != _essence(old):
+        return Urgency.NEWS
+    return Urgency.TURN if turns(_sums(new), _sums(old)) else Urgency.NUMBERS
 
 
 def body(seen: Observation, status: EcoWorkerStatus) -> dict[str, Any]:
@@ -297,6 +301,10 @@ def _summary(shards: list[ShardStatus], ready: int, findings: list[Finding]) -> 
         disk=(f">={max(disks)}" if silent else str(max(disks))) if disks else (UNKNOWN if shards else ""),
         message=trouble.message[:MESSAGE_LENGTH_MAX] if trouble is not None else "",
     )
+
+
+def _sums(status: EcoWorkerStatus) -> tuple[str, ...]:
+    return (status.summary.pending, status.summary.unsynced) if status.summary is not None else ()
 
 
 def _essence(status: EcoWorkerStatus) -> object:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Final
 
 from eco_crds.conditions import ConditionType
@@ -11,6 +12,24 @@ from eco_crds.fields import Condition, ConditionStatus
 
 MOMENT_TOLERANCE: Final = timedelta(seconds=20)
 MESSAGE_LENGTH_MAX: Final = 1024
+
+
+class Urgency(StrEnum):
+    """How long a changed status may wait to be written."""
+
+    NONE = "none"
+    """Nothing changed."""
+    NUMBERS = "numbers"
+    """Some number is another: it waits until the last write is one status interval old."""
+    TURN = "turn"
+    """A number left zero or came back to it, which is what people look for: a quarter of the interval."""
+    NEWS = "news"
+    """A condition, the health of a journal or readiness changed: at once."""
+
+
+def turns(new: Iterable[str], old: Iterable[str]) -> bool:
+    """Whether one of these sums left zero, came back to it, or ceased to be exact."""
+    return [(it == "0", it.startswith(">=")) for it in new] != [(it == "0", it.startswith(">=")) for it in old]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from eco_crds.wal import WalReport
 from eco_crds.walsync import SyncedWorkerStatus, WalSync, WalSyncStatus, WalSyncSummary
 from eco_operator import kinds
 from eco_operator.cache import Cache, Key, Owned
-from eco_operator.reconcile.findings import MESSAGE_LENGTH_MAX, Finding, dated, moment, total
+from eco_operator.reconcile.findings import MESSAGE_LENGTH_MAX, Finding, Urgency, dated, moment, total, turns
 from eco_operator.reconcile.observation import Policy, read_status, valid_syncs
 from eco_operator.shards import Probe, ShardKey
 
@@ -140,14 +140,13 @@ def conclude(seen: SyncObservation) -> WalSyncStatus | None:
     )
 
 
-def is_news(new: WalSyncStatus, old: WalSyncStatus) -> bool:
-    """Whether more changed than numbers and moments, so that it cannot wait."""
-    return _essence(new) != _essence(old)
-
-
-def is_change(new: WalSyncStatus, old: WalSyncStatus) -> bool:
-    """Whether anything changed that is worth a write at all: the time of the last pass alone is not."""
-    return _timeless(new) != _timeless(old)
+def urgency(new: WalSyncStatus, old: WalSyncStatus) -> Urgency:
+    """How long the new status may wait to be written. The time of the last pass alone is not worth a write."""
+    if _timeless(new) == _timeless(old):
+        return Urgency.NONE
+    if _essence(new) != _essence(old):
+        return Urgency.NEWS
+    return Urgency.TURN if turns(_sums(new), _sums(old)) else Urgency.NUMBERS
 
 
 def body(seen: SyncObservation, status: WalSyncStatus) -> dict[str, Any]:
@@ -255,6 +254,10 @@ def _invalid(seen: SyncObservation) -> WalSyncStatus:
         conditions=dated(findings, seen.previous.conditions, now=seen.now, generation=seen.owned.generation),
         summary=WalSyncSummary(state=INVALID_SPEC, message=told),
     )
+
+
+def _sums(status: WalSyncStatus) -> tuple[str, ...]:
+    return (status.summary.unsynced, status.summary.parked) if status.summary is not None else ()
 
 
 def _essence(status: WalSyncStatus) -> object:

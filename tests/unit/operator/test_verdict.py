@@ -8,6 +8,7 @@ from eco_crds.ecoworker_status import WalState
 from eco_crds.wal import JournalMode, WalAges, WalCounts, WalReport, WalVolume
 from eco_operator import kinds
 from eco_operator.reconcile import ecoworker_status
+from eco_operator.reconcile.findings import Urgency
 from eco_operator.reconcile.health import Bounds, judge
 from eco_operator.reconcile.plan import Outcome
 from eco_operator.shards import Probe
@@ -115,13 +116,17 @@ def test_work_that_waits_is_dated_once_and_the_date_stays(world: InMemory) -> No
     assert first is not None
 
 
-def test_numbers_alone_are_no_news_and_health_is(world: InMemory) -> None:
+def test_health_is_news_zero_is_nearly_so_and_numbers_wait(world: InMemory) -> None:
     world.ready(1)
     before = world.conclude()
     world.report("storage-0", counts=WalCounts(due=5))
-    assert not ecoworker_status.is_news(world.conclude(), before)
+    busy = world.conclude()
+    assert ecoworker_status.urgency(busy, before) is Urgency.TURN
+    world.report("storage-0", counts=WalCounts(due=6))
+    assert ecoworker_status.urgency(world.conclude(), busy) is Urgency.NUMBERS
+    assert ecoworker_status.urgency(busy, busy) is Urgency.NONE
     world.report("storage-0", mode=JournalMode.READ_ONLY)
-    assert ecoworker_status.is_news(world.conclude(), before)
+    assert ecoworker_status.urgency(world.conclude(), before) is Urgency.NEWS
 
 
 def test_a_silent_shard_makes_sums_lower_bounds(world: InMemory) -> None:
