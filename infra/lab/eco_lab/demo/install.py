@@ -26,7 +26,7 @@ def image_values(image: str) -> dict[str, str]:
 def values(lab: LabEnvironment) -> dict[str, object]:
     """Values of the chart that differ from its defaults in the lab.
 
-    Its own images, one replica on one machine, and columns that follow the numbers more closely than a fleet could bear.
+    Its own images, one replica on one machine, and columns that follow the numbers closer than a fleet could bear.
     """
     return {
         "image": image_values(lab.operator_image),
