@@ -58,11 +58,13 @@ lock:  ## Resolve requirements.lock again, keeping the pins that still fit
 	  $(foreach p,eco-crds eco-operator eco-workers eco-lab,--no-emit-package $(p)) \
 	  pyproject.toml -o requirements.lock
 
-.PHONY: up down status
+.PHONY: up down wipe status
 up: setup  ## Start the lab: a Kubernetes cluster, RabbitMQ, PostgreSQL and an S3 stand-in on this machine
 	$(PY) -m eco_lab up
-down: setup  ## Stop the lab and remove all of it but its cache
+down: setup  ## Stop the lab; its data stays for the next start (`make wipe` removes that too)
 	$(PY) -m eco_lab down
+wipe: setup  ## Stop the lab and remove all of it but its cache
+	$(PY) -m eco_lab down --wipe
 status: setup  ## Say what of the lab runs
 	$(PY) -m eco_lab status
 
