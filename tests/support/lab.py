@@ -8,10 +8,10 @@ import os
 from dataclasses import dataclass, field
 
 import pytest
+
 from eco_lab import environment
 from eco_lab.environment import LabEnvironment
 from eco_lab.errors import LabError
-
 from tests.support.parts import require
 
 

@@ -94,4 +94,4 @@ The lab stays up. To look around:
   {lab.kubectl} get ecoworkers,walsyncs,pods,pvc -n {name}
   {lab.kubectl} describe ecoworker storage -n {name}
   {lab.kubectl} logs -n eco-system deployment/eco-operator
-To stop it and remove all of it but its cache: eco-lab down"""
+To stop it and remove all of it but its cache: eco-lab down --wipe"""
