@@ -18,7 +18,7 @@ Shared memory (`-shm`) is not recorded: it is rebuilt by whoever comes first aft
 
 import random
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypeVar
@@ -31,6 +31,9 @@ Image: TypeAlias = dict[str, bytes]
 Cut: TypeAlias = Literal["nothing", "everything", "subset", "torn", "entries"]
 T = TypeVar("T")
 
+Operation: TypeAlias = Literal["write", "sync"]
+Fault: TypeAlias = Literal["error", "full", "short"]
+"""An I/O error, no space, or no space after half of the bytes."""
 CUTS: Final[tuple[Cut, ...]] = ("nothing", "everything", "subset", "torn", "entries")
 
 
@@ -109,6 +112,8 @@ class Recorder:
 
     def __init__(self, root: Path, image: Mapping[str, bytes] | None = None) -> None:
         self.root: Final = root
+        self.fault: Callable[[Operation, str], Fault | None] = lambda _operation, _name: None
+        """Asked before each write and sync whether it is to fail; the name is that of the file."""
         self.initial: Final = dict(image or {})
         self.log: Final[list[Event]] = []
         self._inodes = {name: number for number, name in enumerate(sorted(self.initial))}
@@ -182,14 +187,20 @@ class RecordingFile(apsw.VFSFile):
         created = name not in recorder._inodes
         super().__init__("", filename, flags)
         self._recorder = recorder
+        self._name = name
         self._inode = recorder.opened(name)
         kinds = apsw.SQLITE_OPEN_MAIN_JOURNAL | apsw.SQLITE_OPEN_SUPER_JOURNAL | apsw.SQLITE_OPEN_WAL
         self._directory_due = parent(name) if created and flags[0] & kinds else None
 
     def xWrite(self, data: Any, offset: int) -> None:  # noqa: N802  # SQLite's name
         """Write, then note."""
-        super().xWrite(data, offset)
-        self._recorder.write(self._inode, offset, bytes(data))
+        fault = self._recorder.fault("write", self._name)
+        if fault == "short":
+            data = bytes(data)[: len(data) // 2]
+        if fault is None or fault == "short":
+            super().xWrite(data, offset)
+            self._recorder.write(self._inode, offset, bytes(data))
+        _raise(fault, "write")
 
     def xTruncate(self, newsize: int) -> None:  # noqa: N802
         """Truncate, then note."""
@@ -197,7 +208,8 @@ class RecordingFile(apsw.VFSFile):
         self._recorder.truncate(self._inode, newsize)
 
     def xSync(self, flags: int) -> None:  # noqa: N802
-        """Sync, then note; nothing counts as safe before the sync has returned."""
+        """Sync, then note; nothing counts as safe before the sync has returned, and nothing after one that failed."""
+        _raise(self._recorder.fault("sync", self._name), "sync")
         super().xSync(flags)
         self._recorder.sync(self._inode, entries=self._directory_due)
         self._directory_due = None
@@ -331,6 +343,13 @@ def points(recorder: Recorder) -> Iterator[tuple[int, Disk]]:
     for place, event in enumerate(tuple(recorder.log)):
         if disk.apply(event):
             yield place, disk
+
+
+def _raise(fault: Fault | None, operation: Operation) -> None:
+    if fault == "error":
+        raise apsw.IOError(f"injected: {operation}")
+    if fault is not None:
+        raise apsw.FullError(f"injected: {operation}")
 
 
 def _written(content: bytes, ops: Sequence[Write | Truncate]) -> bytes:

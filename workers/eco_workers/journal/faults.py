@@ -1,5 +1,7 @@
 """What an error of SQLite means for the journal."""
 
+import errno
+
 import apsw
 
 from eco_workers.errors import (
@@ -19,12 +21,12 @@ def translate(error: BaseException, doing: str) -> EcoWorkerError:
         return error
     meaning: type[JournalError]
     match error:
-        case apsw.FullError():
+        case apsw.FullError() | OSError(errno=errno.ENOSPC | errno.EDQUOT):
             meaning = JournalFullError
         case apsw.CorruptError() | apsw.NotADBError() | UnicodeDecodeError():
             # Only text that was encoded ever went in: what cannot be decoded is not what was written.
             meaning = JournalCorruptError
-        case apsw.IOError() | apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError():
+        case apsw.IOError() | apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError() | OSError():
             # Whether the last commit reached the disk is not known any more. Trying again on the same descriptor would
             # report success for pages that the kernel has already dropped.
             meaning = JournalFatalError

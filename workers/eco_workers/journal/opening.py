@@ -139,20 +139,19 @@ def open_session(plan: Plan, lock: JournalLock) -> tuple[SqliteSession, str]:
     reached("open.locked")
     _refuse_quarantined(plan)
     if not plan.path.exists():
-        _create(plan)
-    try:
-        check_header(plan.path)
-    except JournalCorruptError as error:
-        quarantine(plan, str(error))
-        raise
-    found = survey(plan.path.with_name(plan.path.name + "-wal"))
+        try:
+            _create(plan)
+        except (apsw.Error, OSError) as error:
+            raise translate(error, f"make journal {plan.path}") from error
     connection: apsw.Connection | None = None
     try:
+        check_header(plan.path)
+        found = survey(plan.path.with_name(plan.path.name + "-wal"))
         connection = connect(plan)
         _check(connection, plan, found)
         reached("open.checked")
         session, uuid = _take_over(connection, plan, lock)
-    except (apsw.Error, JournalError) as error:
+    except (apsw.Error, OSError, UnicodeDecodeError, JournalError) as error:
         if connection is not None:
             with contextlib.suppress(apsw.Error):
                 _close_untouched(connection)

@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import apsw
 
@@ -13,6 +13,9 @@ from eco_workers.journal.queries import QUERIES
 from eco_workers.journal.space import Space, Volume
 from eco_workers.journal.sqlite_rows import SqliteRows
 from eco_workers.journal.upkeep import Upkeep
+
+_FULL_WAL_PAGES: Final = 64
+"""A log is moved this early when room is short: what it grows by is missing for the work that is to end."""
 
 
 class SqliteSession:
@@ -111,7 +114,7 @@ class SqliteSession:
         limits = self.operations.context.limits
         if self._replayed:
             self._checkpoint_replayed()
-        elif self._wal_pages >= limits.checkpoint_wal_pages:
+        elif self._wal_pages >= (_FULL_WAL_PAGES if self.space.read_only else limits.checkpoint_wal_pages):
             self.checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
         if time.monotonic() - self._looked_at >= limits.volume_poll_s:
             self.look()
@@ -135,8 +138,9 @@ class SqliteSession:
 
     def on_full(self) -> None:
         """Make room by freeing the ballast, then move the log into the database so that it can be used anew."""
-        if self.space.free_ballast():
-            self.checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self.space.free_ballast()
+        # Also when there was no ballast any more: a log that has been moved is written from its start again.
+        self.checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
         self.volume = self.space.look()
 
     def checkpoint(self, mode: int) -> int:

@@ -67,8 +67,8 @@ class Space:
         elif not self.ballast.exists():
             # The mode is left only once the ballast stands again, with a reserve to spare behind it.
             if volume.free_bytes >= reserve + self.ballast_bytes(volume):
-                self.fill_ballast(volume)
                 self.read_only = ""
+                self.fill_ballast(volume)
             else:
                 self.read_only = f"{volume.free_bytes} bytes are free on the volume: too few for reserve and ballast"
         else:
