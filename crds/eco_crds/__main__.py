@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from eco_crds import conditions
+from eco_crds import argocd, conditions
 from eco_crds.chart_readme import with_values
 from eco_crds.schema import KINDS, Kind, Node, custom_resource_definition
 from eco_crds.values_schema import values_schema, with_definitions
@@ -49,6 +49,8 @@ def generated(root: Path) -> dict[Path, str]:
     readme = root / "crds" / "README.md"
     files = manifests(root / "crds" / "manifests") | manifests(charts / "eco-operator" / "files" / "crds")
     files[readme] = with_table(readme.read_text(encoding="utf-8"))
+    scripts = charts / "eco-operator" / "argocd"
+    files[scripts / argocd.PATCH] = argocd.patch(scripts)
     for chart in sorted(charts.glob("*/Chart.yaml")):
         text = (chart.parent / "README.md").read_text(encoding="utf-8")
         values = (chart.parent / "values.yaml").read_text(encoding="utf-8")

@@ -1,0 +1,5 @@
+local suspended = obj.spec.suspend == true
+return {
+  ["suspend"] = {["disabled"] = suspended, ["displayName"] = "Suspend syncing"},
+  ["resume"] = {["disabled"] = not suspended, ["displayName"] = "Resume syncing"},
+}
