@@ -47,6 +47,11 @@ class Acted:
     retry_after_s: float | None
     """How long the API server asked to be left alone."""
 
+    @property
+    def is_troubled(self) -> bool:
+        """Whether something stood in the way, so that going on at once would only meet it again."""
+        return bool(self.outcome.foreign or self.outcome.rejected or self.outcome.failed)
+
 
 @dataclass(slots=True)
 class Actor:

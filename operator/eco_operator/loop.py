@@ -9,13 +9,14 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import structlog
 
 from eco_crds import contract
 from eco_operator import errors, kinds, metrics
-from eco_operator.act import Actor
+from eco_operator.act import Acted, Actor
 from eco_operator.cache import Cache, Child, Key, project
 from eco_operator.cluster import Cluster
 from eco_operator.kinds import Kind
@@ -24,6 +25,7 @@ from eco_operator.queue import KeyQueue
 from eco_operator.reconcile import ecoworker, ecoworker_status, walsync
 from eco_operator.reconcile.findings import Urgency
 from eco_operator.reconcile.observation import Observation, Policy, observe
+from eco_operator.reconcile.plan import Outcome
 from eco_operator.settings import Settings
 from eco_operator.shards import ShardKey, Target
 
@@ -31,6 +33,7 @@ logger = structlog.get_logger(__name__)
 
 LOOK_TIMEOUT_S: Final = 120.0
 LIST_ATTEMPTS_MAX: Final = 5
+ROUNDS_MAX: Final = 5
 FOREIGN_LOOK_AGAIN_S: Final = 30.0
 WATCH_LAG_S: Final = 30.0
 _SHARE_OF_INTERVAL: Final = {Urgency.NUMBERS: 1.0, Urgency.TURN: 0.25, Urgency.NEWS: 0.0}
@@ -214,24 +217,36 @@ class Loop:
         if key.kind == kinds.WAL_SYNC.kind:
             await self._look_at_sync(key)
             return False, None
-        seen = self._observe(key)
-        plan = ecoworker.decide(seen)
-        if seen.owned is None and plan.steps:
-            # What is about to be said of the journals people may act on. Their pods still answer while they drain.
-            await self.prober.ask_now(it for it in self._targets() if it.shard[:2] == (key.namespace, key.name))
-            seen = self._observe(key)
-            plan = ecoworker.decide(seen)
-        uid = seen.owned.uid if seen.owned is not None else ""
-        acted = await self._actor.act(key, plan, is_current=lambda: self._uid(key) == uid)
-        if acted.changed:
-            seen = self._observe(key)
-            self.queue.add(key)
+        seen, acted, look_again_s = await self._act_until_settled(key)
         if seen.owned is not None and not seen.owned.is_deleting:
             status = ecoworker_status.conclude(seen, acted.outcome)
             urgency = ecoworker_status.urgency(status, seen.previous)
             await self._write(key, ecoworker_status.body(seen, status), urgency)
-        self._look_again(key, seen, plan.look_again_s, has_foreign=bool(acted.outcome.foreign))
+        self._look_again(key, seen, look_again_s, has_foreign=bool(acted.outcome.foreign))
         return bool(acted.outcome.failed or acted.outcome.rejected), acted.retry_after_s
+
+    async def _act_until_settled(self, key: Key) -> tuple[Observation, Acted, float | None]:
+        """Act until nothing is left to do or something stands in the way, so that the verdict is about the end of it.
+
+        Otherwise Ready could be said on a report whose journal has not been written down yet.
+        """
+        acted, look_again_s = Acted(Outcome(), 0, None), None
+        for number in range(ROUNDS_MAX):
+            seen = self._observe(key)
+            plan = ecoworker.decide(seen)
+            if seen.owned is None and plan.steps and not number:
+                # What is about to be said of the journals people may act on. Their pods answer while they drain.
+                await self.prober.ask_now(it for it in self._targets() if it.shard[:2] == (key.namespace, key.name))
+                seen = self._observe(key)
+                plan = ecoworker.decide(seen)
+            look_again_s = plan.look_again_s
+            if not plan.steps:
+                return seen, acted, look_again_s
+            acted = await self._actor.act(key, plan, is_current=partial(self._is_current, key, seen))
+            if not acted.changed or acted.is_troubled:
+                return self._observe(key), acted, look_again_s
+        self.queue.add(key)
+        return self._observe(key), acted, look_again_s
 
     async def _look_at_sync(self, key: Key) -> None:
         seen = walsync.observe(
@@ -313,9 +328,10 @@ class Loop:
         for sync in self.cache.all_owned(kinds.WAL_SYNC, shard.namespace):
             self.queue.add(sync.key, patient=True)
 
-    def _uid(self, key: Key) -> str:
+    def _is_current(self, key: Key, seen: Observation) -> bool:
+        """Whether the object that was observed is the one there is, and whatever follows is still meant for it."""
         owned = self.cache.owned(key)
-        return owned.uid if owned is not None else ""
+        return (owned.uid if owned is not None else "") == (seen.owned.uid if seen.owned is not None else "")
 
     def _is_settling(self) -> bool:
         return self._started_at is None or _now() < self._started_at + self._policy.report_age_s
