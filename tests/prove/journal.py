@@ -12,6 +12,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,11 +20,13 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_compl
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any, Final
 
 from eco_workers.journal import failpoints
 from tests.crash import power
 from tests.crash.flips import Flips, flip
+from tests.crash.soak import soak
 from tests.support import figures
 from tests.support.cuts import Cutter, Tally, record
 from tests.support.handover import Bounds, Found, Policy, search
@@ -37,6 +40,9 @@ MODEL_STATES: Final = 1_000_000
 KILLS: Final = 2_000
 FLIPS: Final = 4_000
 FLIPPED_JOURNALS: Final = 8
+SOAK_S: Final = 600.0
+SOAK_SETTLED: Final = 0.3
+MIB: Final = 1_048_576
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +233,36 @@ def _flip(number: int, seed: int) -> Flips:
         return asyncio.run(flip(directory, random.Random(seed), count=number, tasks=8))
 
 
+# -- soak -------------------------------------------------------------------------------------------------------------
+
+
+def prove_soak(run: Run) -> None:
+    """Ten minutes of steady work with retention on, the last seven of which must not grow."""
+    seconds = SOAK_S / 20 if run.quick else SOAK_S
+    base = figures.FILE.parent
+    base.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="soak-", dir=base) as name:
+        seen = asyncio.run(soak(Path(name) / "soak.db", seconds))
+    growth = seen.growth_mib(seconds * SOAK_SETTLED)
+    last = seen.samples[-1]
+    print(
+        f"  {seen.tasks:,} tasks in {seconds:.0f} s; at the end RSS {last.rss / MIB:.1f} MiB, file"
+        f" {last.database / MIB:.1f} MiB, log {last.log / MIB:.1f} MiB; growth in MiB: {growth}"
+    )
+    for problem in seen.problems:
+        print(f"  WRONG {problem}")
+    figures.record("journal.soak_tasks", seen.tasks, "tasks", None if run.quick else ">= 1_000_000")
+    figures.record("journal.soak_growth_mib", max(growth.values()), "MiB", "<= 5")
+    figures.record("journal.soak_problems", len(seen.problems), "problems", "== 0")
+
+
 PARTS: Final[dict[str, Callable[[Run], None]]] = {
     "model": prove_model,
     "control": prove_control,
     "power": prove_power,
     "kill": prove_kill,
     "flips": prove_flips,
+    "soak": prove_soak,
 }
 
 
