@@ -269,9 +269,10 @@ def test_argo_cds_project_allows_just_what_the_applications_hold(environment: st
         source = application["spec"]["source"]
         chart = CHARTS.parent / source["path"]
         assert (chart / "Chart.yaml").is_file()
-        assert all((chart / name).is_file() for name in source["helm"].get("valueFiles", []))
+        assert source["helm"]["valueFiles"] == [f"values-{environment}.yaml"]
         assert application["spec"]["syncPolicy"]["automated"] == {"prune": True, "selfHeal": True}
         assert "finalizers" not in application["metadata"]
+    assert (CHART / f"values-{environment}.yaml").is_file()
     waves = {it["metadata"]["name"]: int(it["metadata"]["annotations"]["argocd.argoproj.io/sync-wave"]) for it in apps}
     assert waves["eco"] < waves["eco-operator"] < waves["waste"]
 
