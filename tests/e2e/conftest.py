@@ -7,9 +7,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 import pytest
 
 from eco_lab import environment
+from eco_lab.demo.kubectl import Kubectl
 from eco_lab.demo.narration import silent
-from eco_lab.demo.services import drop_bucket, drop_database, drop_virtual_host
-from eco_lab.demo.story import Plan, Stage, set_up
+from eco_lab.demo.services import Services, drop_bucket, drop_database, drop_virtual_host
+from eco_lab.demo.story import Plan, Stage, remove_namespace, set_up
 from eco_lab.environment import LabEnvironment
 from tests.support.parts import require
 
@@ -28,6 +29,17 @@ def full_lab(lab: LabEnvironment) -> LabEnvironment:
     return lab
 
 
+async def clear(lab: LabEnvironment, name: str) -> None:
+    """Remove all that a run made. `ECO_KEEP_STAGE=1` leaves it for whoever wants to see why a test failed."""
+    if os.environ.get("ECO_KEEP_STAGE"):
+        return
+    services = Services(name, lab)
+    await remove_namespace(Kubectl(lab.kubectl, lab.kubeconfig), name)
+    await drop_virtual_host(services)
+    await drop_database(services)
+    await drop_bucket(services)
+
+
 @pytest.fixture(scope="session")
 def open_stage(full_lab: LabEnvironment) -> OpenStage:
     """Opens a stage: operator installed, a clean namespace, clean servers, uploads in the bucket."""
@@ -36,12 +48,9 @@ def open_stage(full_lab: LabEnvironment) -> OpenStage:
     async def opened(plan: Plan) -> AsyncIterator[Stage]:
         async with AsyncExitStack() as stack:
             stage = await set_up(full_lab, plan, silent(), stack)
-            yield stage
-            if os.environ.get("ECO_KEEP_STAGE"):  # for whoever wants to look at what a failed test left
-                return
-            await stage.kubectl.delete("namespace", plan.name, timeout_s=120)
-            await drop_virtual_host(stage.services)
-            await drop_database(stage.services)
-            await drop_bucket(stage.services)
+            try:
+                yield stage
+            finally:
+                await clear(full_lab, plan.name)
 
     return opened

@@ -16,7 +16,7 @@ from typing import Final
 from eco_lab import environment
 from eco_lab.demo import install, manifests
 from eco_lab.demo.narration import Narrator
-from eco_lab.demo.story import Plan, Stage, set_up
+from eco_lab.demo.story import Plan, Stage, remove_namespace, set_up
 from eco_lab.environment import LabEnvironment
 from tests.support.audit import AuditLog, Write
 from tests.support.figures import missed, record, table
@@ -43,7 +43,7 @@ async def prove(lab: LabEnvironment, *, idle_s: float, narrator: Narrator) -> No
         await memory(stage)
         await repair(stage)
         await image_sizes(stage)
-        await stage.kubectl.delete("namespace", stage.plan.name, timeout_s=120)
+        await remove_namespace(stage.kubectl, stage.plan.name)
 
 
 async def wait_ready(stage: Stage) -> None:

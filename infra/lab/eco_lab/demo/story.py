@@ -139,19 +139,26 @@ async def _install(lab: LabEnvironment, narrator: Narrator) -> None:
 
 async def _clean_slate(kubectl: Kubectl, services: Services, narrator: Narrator, pictures: asyncio.Task[Album]) -> None:
     begun = time.monotonic()
-    if await kubectl.get("namespace", services.name) is not None:
-        # Workers first: with pods in it, a namespace is looked at again only after half their grace period.
-        await kubectl.delete("ecoworkers", "--all", "-n", services.name)
-        pods = ("pod", "-l", f"{LABEL_SHORT_COMPONENT}={COMPONENT_WORKER}", "-n", services.name)
-        await kubectl.run(
-            "wait", "--for=delete", *pods, f"--timeout={PODS_GONE_WAIT_S}s", timeout_s=PODS_GONE_WAIT_S + 5
-        )
-        await kubectl.delete("namespace", services.name, timeout_s=NAMESPACE_GONE_WAIT_S)
+    if await remove_namespace(kubectl, services.name):
         narrator.say(f"namespace {services.name} of an earlier run is gone after {time.monotonic() - begun:.1f} s")
     await renew(services)
     narrator.say(f"an empty virtual host, database and bucket, each called {services.name}")
     size = await upload(services, await pictures)
     narrator.say(f"{len(pictures.result().pictures)} files uploaded to the bucket: {size / 1e6:.0f} MB")
+
+
+async def remove_namespace(kubectl: Kubectl, name: str) -> bool:
+    """Delete a namespace of ours and wait until it is gone; whether there was one.
+
+    Workers first: with pods in it, a namespace is looked at again only after half their grace period.
+    """
+    if await kubectl.get("namespace", name) is None:
+        return False
+    await kubectl.delete("ecoworkers", "--all", "-n", name)
+    pods = ("pod", "-l", f"{LABEL_SHORT_COMPONENT}={COMPONENT_WORKER}", "-n", name)
+    await kubectl.run("wait", "--for=delete", *pods, f"--timeout={PODS_GONE_WAIT_S}s", timeout_s=PODS_GONE_WAIT_S + 5)
+    await kubectl.delete("namespace", name, timeout_s=NAMESPACE_GONE_WAIT_S)
+    return True
 
 
 async def begin_work(stage: Stage) -> str:

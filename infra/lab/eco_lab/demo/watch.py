@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -114,14 +115,14 @@ class Columns:
     titles: tuple[str, ...] = ()
     lines: list[Line] = field(default_factory=list)
 
-    def since(self, moment: float) -> list[Line]:
-        """Rows printed at or after a moment."""
-        return [line for line in self.lines if line.at >= moment]
+    def since(self, moment: float, until: float = math.inf) -> list[Line]:
+        """Rows printed at or after a moment, and not after another."""
+        return [line for line in self.lines if moment <= line.at <= until]
 
-    def values(self, title: str, since: float = 0.0) -> list[str]:
+    def values(self, title: str, since: float = 0.0, until: float = math.inf) -> list[str]:
         """What stood in a column, over time."""
         place = self.titles.index(title)
-        return [line.cells[place] for line in self.since(since)]
+        return [line.cells[place] for line in self.since(since, until)]
 
     def shows(self, wanted: Mapping[str, str]) -> bool:
         """Whether the newest row has these values in these columns."""
