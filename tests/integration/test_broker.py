@@ -15,7 +15,7 @@ from pamqp import commands as spec
 
 from eco_workers.broker import consumer as consumer_module
 from eco_workers.broker.channel import Delivery
-from eco_workers.broker.consumer import Consumer, Outcome
+from eco_workers.broker.consumer import Consumer, ConsumerLimits, Outcome
 from eco_workers.broker.publisher import Publisher, Receipt, Result
 from eco_workers.broker.topology import TOPOLOGY, Queue, Topology, declare
 from eco_workers.client import Client, NewMessage
@@ -56,9 +56,10 @@ class Harness:
             self.lost += 1
 
         self.gate.set()
+        limits = ConsumerLimits(prefetch_messages=prefetch, body_bytes_max=1000, quiet_after_s=quiet_after_s)
         return Consumer(
-            url or self.url, [self.queue], handler, name="test", prefetch_messages=prefetch,
-            topology=self.topology, quiet_after_s=quiet_after_s, on_channel_lost=on_lost,
+            url or self.url, [self.queue], handler,
+            name="test", limits=limits, topology=self.topology, on_channel_lost=on_lost,
         )  # fmt: skip
 
     async def publish(self, *ids: str) -> None:
@@ -138,6 +139,27 @@ async def test_what_was_handled_is_acked_and_gone(harness: Harness) -> None:
         await until(lambda: len(harness.seen) == 3, "three messages")
         assert consumer.statistics().deliveries == 3
     assert await harness.ready() == 0
+
+
+async def test_of_a_huge_message_only_the_beginning_is_kept(harness: Harness) -> None:
+    """Megabytes cost no megabytes here: they are no task anyway."""
+    found: list[Delivery] = []
+
+    async def handler(batch: Sequence[Delivery]) -> Outcome:
+        found.extend(batch)
+        return Outcome.DURABLE
+
+    consumer = harness.consumer()
+    consumer._handler = handler
+    sizes = (0, 1, 1000, 4_000_000)
+    for size in sizes:
+        properties = spec.Basic.Properties(message_id=str(size), delivery_mode=2)
+        await harness.channel.basic_publish(b"x" * size, routing_key=harness.queue, properties=properties)
+    async with running(consumer):
+        await until(lambda: len(found) == len(sizes), "all")
+    assert [delivery.size_bytes for delivery in found] == list(sizes)
+    assert [len(delivery.body) for delivery in found[:3]] == list(sizes[:3])
+    assert len(found[3].body) < 200_000
 
 
 async def test_no_ack_is_sent_before_the_handler_returns(harness: Harness) -> None:

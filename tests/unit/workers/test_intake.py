@@ -46,7 +46,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def make(journal: MemoryJournal, valve: Valve | None = None, max_unfinished: int = 1000) -> Intake:
     bound = Bound(journal, valve or Valve(), max_unfinished, 1000)
     parser = Parser(frozenset({"act"}), 1 << 20)
-    return Intake(journal, parser, Limits(), Metrics(), on_accepted=bound.accepted)
+    return Intake(journal, parser, Limits(), Metrics(), on_accepted=bound.accepted, on_full=bound.full)
 
 
 async def test_a_batch_is_durable_once_its_tasks_are_rows() -> None:
@@ -78,7 +78,9 @@ async def test_a_redelivered_batch_adds_nothing() -> None:
 async def test_a_full_journal_sends_the_batch_back() -> None:
     journal = MemoryJournal()
     journal.read_only = "reserve reached"
-    assert await make(journal).take(messages(b"{}")) is Outcome.REFUSED
+    valve = Valve()
+    assert await make(journal, valve).take(messages(b"{}")) is Outcome.REFUSED
+    assert valve.events == ["pause"]
 
 
 async def test_a_group_that_was_rolled_back_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,8 @@ CONNECT_TIMEOUT_S = 10.0
 CHANNEL_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
 HEARTBEAT_S = 20
-FRAMES_BUFFERED_MAX = 4096
+FRAMES_BUFFERED_MAX = 256
+"""Of up to 128 KiB each: what lies between the socket and the inbox is bounded too."""
 # What the broker and the way to it may do to us; everything else is a defect and must surface.
 CONNECTION_ERRORS = (aiormq.exceptions.AMQPError, OSError, TimeoutError, RuntimeError, EOFError)
 
@@ -38,6 +39,12 @@ class Delivery:
     body: bytes
     properties: spec.Basic.Properties
     redelivered: bool
+    size_bytes: int = -1
+    """What was sent; more than the body holds when that was over its bound."""
+
+    def __post_init__(self) -> None:
+        if self.size_bytes < 0:
+            self.size_bytes = len(self.body)
 
     @property
     def headers(self) -> dict[str, Any]:
@@ -80,11 +87,12 @@ class Inbox:
 
 
 class DeliveryChannel(Channel):
-    """A channel whose deliveries go to an inbox."""
+    """A channel whose deliveries go to an inbox. A body over its bound is no task, and is not kept whole."""
 
-    def __init__(self, connection: Connection, number: int, inbox: Inbox) -> None:
+    def __init__(self, connection: Connection, number: int, inbox: Inbox, body_bytes_max: int) -> None:
         super().__init__(connection, number, publisher_confirms=False, frame_buffer=FRAMES_BUFFERED_MAX)
         self._inbox = inbox
+        self._body_bytes_max = body_bytes_max
         self.queues: dict[str, str] = {}
         """Queue of each consumer tag."""
 
@@ -92,14 +100,17 @@ class DeliveryChannel(Channel):
         header = await self._get_frame()
         if not isinstance(header, ContentHeader):
             raise TypeError(f"delivery {frame.delivery_tag}: want a content header, got {header!r}")
-        size = header.body_size or 0
+        size = left = header.body_size or 0
+        kept = 0
         parts: list[bytes] = []
-        while size > 0:
+        while left > 0:
             content = await self._get_frame()
             if not isinstance(content, ContentBody):
                 raise TypeError(f"delivery {frame.delivery_tag}: want a body, got {content!r}")
-            parts.append(content.value)
-            size -= len(content.value)
+            left -= len(content.value)
+            if kept < self._body_bytes_max:
+                parts.append(content.value)
+                kept += len(content.value)
         await self._inbox.put(
             Delivery(
                 tag=int(frame.delivery_tag or 0),
@@ -107,6 +118,7 @@ class DeliveryChannel(Channel):
                 body=parts[0] if len(parts) == 1 else b"".join(parts),
                 properties=header.properties,
                 redelivered=bool(frame.redelivered),
+                size_bytes=size,
             ),
         )
 
@@ -127,9 +139,9 @@ async def connect(url: str, name: str) -> Connection:
     return connection
 
 
-async def open_delivery_channel(connection: Connection, inbox: Inbox) -> DeliveryChannel:
+async def open_delivery_channel(connection: Connection, inbox: Inbox, body_bytes_max: int) -> DeliveryChannel:
     """Open the channel on which deliveries arrive; the connection is ours alone, so number 1 is free."""
-    channel = DeliveryChannel(connection, 1, inbox)
+    channel = DeliveryChannel(connection, 1, inbox, body_bytes_max)
     connection.channels[1] = channel
     await channel.open(timeout=CHANNEL_TIMEOUT_S)
     return channel

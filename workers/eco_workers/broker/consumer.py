@@ -26,11 +26,8 @@ from eco_workers.errors import BrokerUnavailableError, TopologyError
 
 log = logs.get(__name__)
 
-INBOX_BYTES_MAX = 16 * 1024 * 1024
 WATCH_PERIOD_S = 1.0
 PAUSE_TIMEOUT_S = 5.0
-QUIET_AFTER_S = 30.0
-"""Without a delivery for this long, the queues are asked whether messages are ready."""
 
 
 class Outcome(enum.Enum):
@@ -43,6 +40,19 @@ class Outcome(enum.Enum):
 
 
 Handler = Callable[[Sequence[Delivery]], Awaitable[Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerLimits:
+    """How much a consumer takes at once."""
+
+    prefetch_messages: int = 256
+    inbox_bytes_max: int = 16 * 1024 * 1024
+    """What may wait to be handled; above it the broker is not read from."""
+    body_bytes_max: int = 1024 * 1024
+    """What is kept of one body."""
+    quiet_after_s: float = 30.0
+    """Without a delivery for this long, the queues are asked whether messages are ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +82,17 @@ class Consumer:
         handler: Handler,
         *,
         name: str,
-        prefetch_messages: int,
+        limits: ConsumerLimits,
         on_channel_lost: Callable[[], Awaitable[None]] | None = None,
         topology: Topology = TOPOLOGY,
-        quiet_after_s: float = QUIET_AFTER_S,
     ) -> None:
         self._url = url
         self._queues = tuple(queues)
         self._handler = handler
         self._name = name
-        self._prefetch_messages = prefetch_messages
+        self._limits = limits
         self._on_channel_lost = on_channel_lost
         self._topology = topology
-        self._quiet_after_s = quiet_after_s
         self._wanted = asyncio.Event()
         self._wanted.set()
         self._stopping = asyncio.Event()
@@ -143,15 +151,17 @@ class Consumer:
 
     async def _session(self, backoff: Backoff) -> None:
         connection = await wire.connect(self._url, f"{self._name} consume")
-        inbox = self._inbox = Inbox(INBOX_BYTES_MAX)
+        inbox = self._inbox = Inbox(self._limits.inbox_bytes_max)
         try:
             async with asyncio.timeout(wire.CHANNEL_TIMEOUT_S * 3):
                 # A failed declaration closes its channel, so it gets one of its own.
                 setup = await connection.channel(publisher_confirms=False)
                 await declare(setup, self._topology)
                 await setup.close()
-                channel = self._channel = await wire.open_delivery_channel(connection, inbox)
-                await channel.basic_qos(prefetch_count=self._prefetch_messages)
+                channel = self._channel = await wire.open_delivery_channel(
+                    connection, inbox, self._limits.body_bytes_max
+                )
+                await channel.basic_qos(prefetch_count=self._limits.prefetch_messages)
             self._note(connected=True, connections=self._state.connections + 1, last_error="")
             log.info("broker connected", queues=self._queues)
             await self._serve(connection, channel, inbox, backoff)
@@ -204,7 +214,7 @@ class Consumer:
         wire.on_closed(connection, self._wake(lost))
         wire.on_closed(channel, self._wake(lost))
         channel.on_consumer_cancel_callbacks.add(lambda _: self._wake(lost)())
-        quiet = _QuietWatch(self._queues, self._quiet_after_s)
+        quiet = _QuietWatch(self._queues, self._limits.quiet_after_s)
         while True:
             if lost.is_set():
                 raise BrokerUnavailableError("the broker closed the channel or cancelled a consumer")

@@ -55,6 +55,11 @@ class Bound:
         if self._is_over(found):
             await self._close(found)
 
+    async def full(self) -> None:
+        """Note that the journal has no room; the consumer is paused when this returns."""
+        if not self.closed:
+            await self._close(await self._ask())
+
     async def run(self) -> None:
         """Open and close by what the journal says, for ever."""
         while True:

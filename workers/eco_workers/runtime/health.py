@@ -24,6 +24,9 @@ class Parts:
     sync: SyncStatistics | None
 
 
+NOTHING = Parts(None, None, None, None, None)
+
+
 def report(shard: str, mode: JournalMode, parts: Parts, error: str = "") -> WalReport:
     """The health report. The first error that somebody should read stands in `last_error`."""
     journal, sync = parts.journal, parts.sync

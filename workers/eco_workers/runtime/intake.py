@@ -35,8 +35,10 @@ class Intake:
         metrics: Metrics,
         *,
         on_accepted: Callable[[int], Awaitable[None]],
+        on_full: Callable[[], Awaitable[None]],
     ) -> None:
         self._on_accepted = on_accepted
+        self._on_full = on_full
         self._journal = journal
         self._parser = parser
         self._limits = limits
@@ -61,6 +63,8 @@ class Intake:
                 tasks, origin = self._sort_out(tasks, origin, rejected)
             except JournalFullError as error:
                 log.warning("journal is full, deliveries go back", deliveries=len(deliveries), error=str(error))
+                # Paused first: a batch that went back and forth would use up the queue's delivery limit.
+                await self._on_full()
                 break
             except (JournalBusyError, CommitFailedError) as error:
                 log.warning("journal refused a batch", attempt=attempt, error=str(error))

@@ -50,8 +50,8 @@ class Parser:
     def _task(self, delivery: Delivery) -> NewTask:
         headers = delivery.headers
         body = delivery.body
-        if len(body) > self.body_bytes_max:
-            raise RefusedError(f"body: {len(body)} bytes, want at most {self.body_bytes_max}")
+        if delivery.size_bytes > self.body_bytes_max:
+            raise RefusedError(f"body: {delivery.size_bytes} bytes, want at most {self.body_bytes_max}")
         encoding = delivery.properties.content_encoding or "utf-8"
         if encoding.lower() not in {"utf-8", "utf8", "us-ascii", "binary"}:
             raise RefusedError(f"content encoding: {encoding[:60]!r}, want utf-8")

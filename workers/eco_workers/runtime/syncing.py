@@ -104,6 +104,8 @@ class Syncing:
             self._settings_error = f"sync settings in {self._directory}: {error}"[:1000]
             return
         self._settings_error = ""
+        if settings is not None and self._writer is None:
+            self._settings_error = f"sync target {settings.target!r} is set, but POSTGRES_HOST is not"
         if settings == self._settings:
             return
         log.info("sync settings", settings=None if settings is None else settings.model_dump())

@@ -7,6 +7,7 @@ more ends it at once, with nothing acked.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from eco_crds.wal import JournalMode, WalReport
 from eco_workers import logs
 from eco_workers import metrics as metric
 from eco_workers.admin.server import AdminServer
-from eco_workers.broker.consumer import Consumer
+from eco_workers.broker.consumer import Consumer, ConsumerLimits
 from eco_workers.broker.publisher import Publisher
 from eco_workers.errors import (
     EcoWorkerError,
@@ -35,7 +36,7 @@ from eco_workers.runtime.executor import Executor, describe
 from eco_workers.runtime.intake import Intake
 from eco_workers.runtime.messages import Parser
 from eco_workers.runtime.relay import Relay
-from eco_workers.runtime.supervisor import Supervisor
+from eco_workers.runtime.supervisor import FATAL, Supervisor
 from eco_workers.runtime.syncing import Syncing, on_synced
 from eco_workers.settings import Settings
 from eco_workers.sync.rows import Address, Origin, Row
@@ -190,14 +191,18 @@ class Worker:
             limits,
             self.metrics,
             on_accepted=self._accepted,
+            on_full=self._full,
         )
         self.consumer = Consumer(
             url,
             settings.queues,
             intake.take,
             name=name,
-            # What is prefetched is out of the reach of other shards: a low bound must really leave it with the broker.
-            prefetch_messages=min(settings.prefetch_messages, settings.max_unfinished),
+            limits=ConsumerLimits(
+                # What is prefetched is out of the reach of other shards: a low bound must really leave it to them.
+                prefetch_messages=min(settings.prefetch_messages, settings.max_unfinished),
+                body_bytes_max=settings.message_bytes_max,
+            ),
             on_channel_lost=journal.channel_lost,
         )
         self._bound = Bound(journal, self.consumer, settings.max_unfinished, settings.max_waiting)
@@ -247,6 +252,10 @@ class Worker:
     async def _accepted(self, rows: int) -> None:
         if self._bound is not None:
             await self._bound.accepted(rows)
+
+    async def _full(self) -> None:
+        if self._bound is not None:
+            await self._bound.full()
 
     # Ends
 
@@ -325,10 +334,13 @@ class Worker:
         if self._mode is not None or self.journal is None:
             if self._mode is None:
                 return None
-            return health.report(
-                self.settings.shard, self._mode, health.Parts(None, None, None, None, None), self._error
-            )
-        found = await self.journal.statistics()
+            return health.report(self.settings.shard, self._mode, health.NOTHING, self._error)
+        try:
+            found = await self.journal.statistics()
+        except FATAL as error:
+            self.supervisor.report(error)
+            mode = JournalMode.LOST if isinstance(error, JournalLostError) else JournalMode.QUARANTINED
+            return health.report(self.settings.shard, mode, health.NOTHING, describe(error))
         parts = health.Parts(
             found,
             self.consumer.statistics() if self.consumer else None,
@@ -458,4 +470,4 @@ def process_started_at() -> float:
         uptime_s = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
     except (OSError, ValueError, IndexError):
         return time.time()
-    return time.time() - (uptime_s - ticks / 100)
+    return time.time() - (uptime_s - ticks / os.sysconf("SC_CLK_TCK"))
