@@ -16,6 +16,7 @@ from eco_lab.demo.ledger import Ledger
 from eco_lab.demo.story import Outcome
 from eco_lab.demo.trouble import Blow
 from eco_lab.demo.watch import Columns
+from eco_lab.errors import LabError
 from eco_lab.paths import Paths
 
 SOUND = Ledger(
@@ -45,7 +46,7 @@ def run_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     file = tmp_path / "figures.jsonl"
     monkeypatch.setattr(figures, "FILE", file)
     monkeypatch.setattr(command, "find", lambda: Paths(cache=tmp_path / "cache", state=tmp_path))
-    monkeypatch.setattr(environment, "up", lambda **_: SimpleNamespace(kubectl="kubectl"))
+    monkeypatch.setattr(environment, "up", lambda **_: SimpleNamespace(kubectl="kubectl", managed=True))
 
     def demo(ledger: Ledger) -> tuple[int, str, dict[str, dict[str, Any]]]:
         async def story(*_: object) -> Outcome:
@@ -84,3 +85,13 @@ def test_a_lab_without_cached_programs_counts_as_cold(run_demo: Any, tmp_path: P
     program.parent.mkdir(parents=True)
     program.touch()
     assert "demo.wall_s" in run_demo(SOUND)[2]
+
+
+def test_a_cluster_that_the_lab_did_not_start_is_refused_before_anything_is_done(
+    run_demo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_demo(SOUND)
+    monkeypatch.setattr(environment, "up", lambda **_: SimpleNamespace(kubectl="kubectl", managed=False))
+    monkeypatch.setattr(command, "run", lambda *_: pytest.fail("the story began"))
+    with pytest.raises(LabError, match="not started by the lab"):
+        command.demo()

@@ -38,6 +38,12 @@ def demo(
     narrator.say("the lab: a Kubernetes cluster, RabbitMQ, PostgreSQL and an S3 stand-in on this machine")
     with narrator.chapter("lab"):
         lab = environment.up(with_programs=("helm",))
+    if not lab.managed:
+        raise LabError(
+            "run the demo",
+            "this cluster was not started by the lab, and one of the blows kills a process from the machine's side",
+            hint="unset ECO_LAB_USE_CURRENT_CONTEXT; on a cluster of your own, follow the README's first steps by hand",
+        )
     outcome = _play(lab, Plan(name=name, good=tasks - broken, broken=broken), narrator)
     wall_s = time.monotonic() - begun
     _tell(narrator, outcome, cold=cold)
