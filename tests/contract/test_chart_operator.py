@@ -149,6 +149,36 @@ def test_a_second_replica_brings_a_disruption_budget(rendered: list[dict[str, An
     assert by_kind(render("eco-operator", "--set", "replicas=1"), "PodDisruptionBudget") == []
 
 
+def test_prometheus_scrapes_the_port_that_the_service_has() -> None:
+    manifests = render("eco-operator", "--set", "serviceMonitor.enabled=true,serviceMonitor.labels.release=prometheus")
+    [monitor] = by_kind(manifests, "ServiceMonitor")
+    [service] = by_kind(manifests, "Service")
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    assert by_kind(render("eco-operator"), "ServiceMonitor") == []
+
+
+def test_a_service_monitor_without_a_service_is_refused() -> None:
+    done = template("eco-operator", "--set", "serviceMonitor.enabled=true,service.enabled=false")
+    assert done.returncode != 0
+    assert "serviceMonitor.enabled: needs service.enabled" in done.stderr
+
+
+def test_with_a_network_policy_the_operator_reaches_what_it_needs() -> None:
+    manifests = render("eco-operator", "--set", "networkPolicy.enabled=true")
+    [policy] = by_kind(manifests, "NetworkPolicy")
+    [deployment] = by_kind(manifests, "Deployment")
+    selected = policy["spec"]["podSelector"]["matchLabels"]
+    assert selected.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    egress = {port["port"]: rule.get("to") for rule in policy["spec"]["egress"] for port in rule["ports"]}
+    assert set(egress) == {53, 443, 6443, contract.ADMIN_PORT}
+    [workers] = egress[contract.ADMIN_PORT]
+    assert workers["podSelector"]["matchLabels"] == {contract.LABEL_SHORT_COMPONENT: contract.COMPONENT_WORKER}
+    [scraper] = [peer for rule in policy["spec"]["ingress"] for peer in rule["from"]]
+    assert scraper["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+
+
 def test_an_image_can_be_pinned_by_digest() -> None:
     digest = "sha256:" + "a" * 64
     pinned = operator_pod(render("eco-operator", "--set", f"image.digest={digest},image.tag=v1"))["containers"][0]
