@@ -20,7 +20,7 @@ from eco_lab.demo.evidence import collect, synced_rows
 from eco_lab.demo.kubectl import WorkerPod
 from eco_lab.demo.ledger import settle, table
 from eco_lab.demo.services import management
-from eco_lab.demo.story import TASK_NAME, Plan, Stage, publish
+from eco_lab.demo.story import TASK_NAME, Plan, Stage, publish, wait_ready
 from eco_lab.demo.watch import columns
 from eco_lab.environment import LabEnvironment
 from tests.e2e.conftest import OpenStage
@@ -57,12 +57,6 @@ async def stage(opened: Stage) -> Stage:
     await opened.kubectl.apply([manifests.eco_worker(opened.services), manifests.wal_sync(opened.services)])
     await wait_ready(opened)
     return opened
-
-
-async def wait_ready(stage: Stage) -> None:
-    await stage.kubectl.run(
-        "wait", "--for=condition=Ready", f"ecoworker/{WORKER}", "-n", stage.plan.name, "--timeout=90s", timeout_s=100
-    )
 
 
 async def audit_log(lab: LabEnvironment) -> Path:

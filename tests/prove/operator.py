@@ -16,7 +16,7 @@ from typing import Final
 from eco_lab import environment
 from eco_lab.demo import install, manifests
 from eco_lab.demo.narration import Narrator
-from eco_lab.demo.story import Plan, Stage, remove_namespace, set_up
+from eco_lab.demo.story import Plan, Stage, remove_namespace, set_up, wait_ready
 from eco_lab.environment import LabEnvironment
 from tests.support.audit import AuditLog, Write
 from tests.support.figures import missed, record, table
@@ -44,12 +44,6 @@ async def prove(lab: LabEnvironment, *, idle_s: float, narrator: Narrator) -> No
         await repair(stage)
         await image_sizes(stage)
         await remove_namespace(stage.kubectl, stage.plan.name)
-
-
-async def wait_ready(stage: Stage) -> None:
-    """Wait until the EcoWorker is Ready."""
-    what = ("ecoworker/storage", "-n", stage.plan.name)
-    await stage.kubectl.run("wait", "--for=condition=Ready", *what, "--timeout=90s", timeout_s=100)
 
 
 async def settle(lab: LabEnvironment, narrator: Narrator) -> None:

@@ -21,6 +21,7 @@ from eco_lab.demo.trouble import Blow, Kill, delete_pod_at_once, restart_broker,
 from eco_lab.demo.watch import Columns, Sight, Watch, columns
 from eco_lab.drills import signal_process
 from eco_lab.environment import LabEnvironment
+from eco_lab.errors import CommandError
 from eco_lab.paths import find
 
 TASK_NAME: Final = "image.store"
@@ -167,21 +168,24 @@ async def begin_work(stage: Stage) -> str:
     with narrator.chapter("workers ready"):
         await stage.kubectl.apply([manifests.eco_worker(stage.services), manifests.wal_sync(stage.services)])
         narrator.say(f"applied EcoWorker {manifests.WORKER} with {manifests.SHARDS} shards, and its WalSync")
-        await stage.kubectl.run(
-            "wait",
-            "--for=condition=Ready",
-            f"ecoworker/{manifests.WORKER}",
-            "-n",
-            plan.name,
-            f"--timeout={READY_WAIT_S}s",
-            timeout_s=READY_WAIT_S + 10,
-        )
+        await wait_ready(stage)
     before = await stage.lines()
     narrator.say("before:")
     narrator.show(before)
     with narrator.chapter("publish"):
         await publish(stage)
     return before
+
+
+async def wait_ready(stage: Stage) -> None:
+    """Wait until the EcoWorker says Ready; when it does not, show what is there before the error."""
+    what = ("--for=condition=Ready", f"ecoworker/{manifests.WORKER}", "-n", stage.plan.name)
+    try:
+        await stage.kubectl.run("wait", *what, f"--timeout={READY_WAIT_S}s", timeout_s=READY_WAIT_S + 10)
+    except CommandError:
+        stage.narrator.say("the workers are not Ready; what is there:")
+        stage.narrator.show(await stage.kubectl.run("get", "ecoworkers,pods,events", "-n", stage.plan.name))
+        raise
 
 
 async def publish(stage: Stage) -> None:
