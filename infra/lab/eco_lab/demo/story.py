@@ -164,7 +164,7 @@ async def remove_namespace(kubectl: Kubectl, name: str) -> bool:
 
 async def begin_work(stage: Stage) -> str:
     """Apply the resources, wait until they are Ready, publish. The lines of kubectl at that moment."""
-    narrator, plan = stage.narrator, stage.plan
+    narrator = stage.narrator
     with narrator.chapter("workers ready"):
         await stage.kubectl.apply([manifests.eco_worker(stage.services), manifests.wal_sync(stage.services)])
         narrator.say(f"applied EcoWorker {manifests.WORKER} with {manifests.SHARDS} shards, and its WalSync")
