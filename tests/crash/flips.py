@@ -110,9 +110,9 @@ def last_transaction(image: Mapping[str, bytes], directory: Path) -> range:
     return range(LOG_HEADER_BYTES + before * FRAME_BYTES, LOG_HEADER_BYTES + commits[-1] * FRAME_BYTES)
 
 
-async def flip(directory: Path, rng: random.Random, *, count: int, tasks: int) -> Flips:
-    """Flip `count` bits of one journal, one at a time."""
-    image = await base_image(directory, rng.randrange(1000), tasks)
+async def flip(directory: Path, rng: random.Random, *, count: int, tasks: int, older_log_only: bool = False) -> Flips:
+    """Flip `count` bits of one journal, one at a time; on request only in the log before its last transaction."""
+    image = await base_image(directory, rng.randrange(1000) & (~1 if older_log_only else ~0), tasks)
     tail = last_transaction(image, directory)
     write_image(image, directory)
     task_ids = sorted(read_shapes(directory / JOURNAL)[0])
@@ -121,7 +121,7 @@ async def flip(directory: Path, rng: random.Random, *, count: int, tasks: int) -
     write_image({**image, LOG: image[LOG][: tail.start]}, directory)
     torn = await answers(directory / JOURNAL, task_ids)
     found = Flips()
-    sizes = {name: len(data) for name, data in image.items() if name in {JOURNAL, LOG}}
+    sizes = {LOG: tail.start} if older_log_only else {name: len(image[name]) for name in (JOURNAL, LOG)}
     for _ in range(count):
         name = rng.choices(list(sizes), list(sizes.values()))[0]
         place, bit = rng.randrange(sizes[name]), rng.randrange(8)

@@ -31,6 +31,7 @@ from tests.support import figures
 from tests.support.cuts import Cutter, Tally, record
 from tests.support.handover import Bounds, Found, Policy, search
 from tests.support.mutations import MUTATIONS
+from tests.support.sabotage import SABOTAGES, caught
 from tests.support.scratch import memory_directory
 from tests.support.workload import live
 
@@ -233,6 +234,28 @@ def _flip(number: int, seed: int) -> Flips:
         return asyncio.run(flip(directory, random.Random(seed), count=number, tasks=8))
 
 
+# -- sabotage ---------------------------------------------------------------------------------------------------------
+
+
+def prove_sabotage(run: Run) -> None:
+    """Inflict each deliberate fault on the journal and let its attack find it."""
+    del run  # there is no quick half of a table
+    uncaught = 0
+    with ProcessPoolExecutor(PROCESSES) as pool:
+        for name, seen in zip(SABOTAGES, pool.map(_sabotage, SABOTAGES), strict=True):
+            uncaught += not seen
+            attack = SABOTAGES[name].attack.__name__.replace("_", " ")
+            print(f"  {'caught' if seen else 'NOT CAUGHT'} by {attack}: {name}")
+    figures.record("journal.sabotages", len(SABOTAGES), "sabotages", ">= 14")
+    figures.record("journal.sabotages_uncaught", uncaught, "sabotages", "== 0")
+
+
+def _sabotage(name: str) -> bool:
+    logging.disable(logging.ERROR)
+    with memory_directory() as directory:
+        return bool(asyncio.run(caught(SABOTAGES[name], directory)))
+
+
 # -- soak -------------------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +285,7 @@ PARTS: Final[dict[str, Callable[[Run], None]]] = {
     "power": prove_power,
     "kill": prove_kill,
     "flips": prove_flips,
+    "sabotage": prove_sabotage,
     "soak": prove_soak,
 }
 

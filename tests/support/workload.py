@@ -168,11 +168,15 @@ class Life:
             await self.accept(self.shape.generation + 1 if self.shape else 0)
             await self.claim()
             await self.complete()
-        await self.send()
-        if rng.random() < 0.7:
-            # From here on a prune of another life may take it, as soon as the mark is in.
-            self.ledger.settled(self.task_id)
-            await self.sync()
+        if rng.random() < 0.3:
+            await self.send()
+            return
+        debts = [self.send, self.sync]
+        rng.shuffle(debts)
+        await debts[0]()
+        # From here on a prune of another life may take it, as soon as the last mark is in.
+        self.ledger.settled(self.task_id)
+        await debts[1]()
 
     @property
     def state(self) -> str:
@@ -296,7 +300,7 @@ def read_shapes(database: Path) -> tuple[dict[str, Shape], set[str], list[str]]:
         with closing(apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             return _read_all(connection)
-    except (apsw.Error, ValueError) as error:  # a page of another time gives text that is no text
+    except (apsw.Error, ValueError, TypeError) as error:  # a page of another time gives text that is no text
         return {}, set(), [f"unreadable: {type(error).__name__}: {error}"]
 
 
