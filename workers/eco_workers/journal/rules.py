@@ -112,11 +112,13 @@ def end(row: Standing, state: State) -> Standing:
 
 def retry(row: Standing) -> Standing:
     """Schedule another attempt. The schedule lives in the journal, so the journal owns the task from here on."""
+    _must_run(row, "retry")
     return _change(row, State.PENDING, "retry")._replace(owner=Owner.JOURNAL, awaiting=False)
 
 
 def release(row: Standing) -> Standing:
     """Put a running task back without a verdict on it. Who owns it does not change."""
+    _must_run(row, "release")
     return _change(row, State.PENDING, "release")
 
 
@@ -159,6 +161,12 @@ def close_unacked(row: Standing) -> Standing:
             f"close: a {row.state} task that awaits no redelivery cannot be closed without a message"
         )
     return row._replace(state=State.REPUBLISHED, awaiting=False, messaged=False)
+
+
+def _must_run(row: Standing, operation: str) -> None:
+    # Ended rows may become pending too, but only by a delivery.
+    if row.state != State.RUNNING:
+        raise IllegalStateError(f"{operation}: no change from {row.state} to {State.PENDING} but by a new delivery")
 
 
 def _change(row: Standing, target: State, operation: str) -> Standing:
