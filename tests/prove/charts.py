@@ -14,11 +14,13 @@ from typing import Final
 
 import yaml
 
-from tests.support import parity, schemas
+from tests.support import parity, schemas, values
 from tests.support.charts import CHARTS, template
 from tests.support.figures import missed, record, table
 
 SPECS: Final = 250
+VALUES: Final = 40
+"""Random sets of values of each chart that has a schema of its own."""
 ROOT: Final = CHARTS.parent
 
 
@@ -33,8 +35,8 @@ def renderings() -> dict[str, str]:
     """Every chart with every file of values that it ships, by chart and file."""
     found = {"eco-operator": _rendered("eco-operator")}
     for chart in sorted(path.parent for path in CHARTS.glob("*/Chart.yaml")):
-        for values in sorted([*chart.glob("values-*.yaml"), *chart.glob("ci/*.yaml")]):
-            found[f"{chart.name} {values.name}"] = _rendered(chart.name, "--values", str(values))
+        for path in sorted([*chart.glob("values-*.yaml"), *chart.glob("ci/*.yaml")]):
+            found[f"{chart.name} {path.name}"] = _rendered(chart.name, "--values", str(path))
     found["Argo CD"] = _rendered("waste/argocd")
     found["Argo CD's root"] = (CHARTS / "waste" / "argocd" / "root.yaml").read_text()
     return found
@@ -59,7 +61,16 @@ def prove(specs: int, number: int, directory: Path) -> None:
     print("\n".join(found[:40]))
     record("charts.parity_specs", len(cases), "EcoWorkers", ">= 200", peer=f"seed {number}")
     record("charts.parity_differences", len(found), "differences", "== 0", peer=f"{sum(map(len, objects))} objects")
-    check_schemas({"eco-worker, random": text, **renderings()}, directory)
+    check_schemas({"eco-worker, random": text, **random_values(number, directory), **renderings()}, directory)
+
+
+def random_values(number: int, directory: Path) -> dict[str, str]:
+    """The other charts with random values inside their schemas."""
+    found = {}
+    for name in ("eco-operator", "waste"):
+        drawn = values.draw_many(values.of_chart(CHARTS / name), VALUES, number)
+        found[f"{name}, random"] = parity.render_many(parity.umbrella(CHARTS / name, drawn, directory))
+    return found
 
 
 def check_schemas(texts: dict[str, str], directory: Path) -> None:

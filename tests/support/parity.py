@@ -114,34 +114,43 @@ def case_of(document: Document) -> Case:
     return Case({**document, "metadata": {**metadata, "namespace": NAMESPACE}})
 
 
-def umbrella(cases: Sequence[Case], directory: Path) -> Path:
-    """A chart that holds the chart eco-worker once for each case, under an alias."""
-    chart = directory / "parity"
+def umbrella(source: Path, values: Sequence[Document], directory: Path) -> Path:
+    """A chart that holds another one many times, each with its own values, under the aliases w0, w1, ..."""
+    chart = directory / f"many-{source.name}"
     (chart / "charts").mkdir(parents=True)
-    shutil.copytree(CHART, chart / "charts" / "eco-worker")
-    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
-    aliases = [f"w{number}" for number in range(len(cases))]
-    dependencies = [{"name": "eco-worker", "alias": alias, "version": version} for alias in aliases]
-    about = {"apiVersion": "v2", "name": "parity", "version": "0.0.0", "dependencies": dependencies}
-    (chart / "Chart.yaml").write_text(yaml.safe_dump(about))
-    values = {alias: case.values for alias, case in zip(aliases, cases, strict=True)}
+    shutil.copytree(source, chart / "charts" / source.name)
+    about = yaml.safe_load((source / "Chart.yaml").read_text())
+    aliases = [f"w{number}" for number in range(len(values))]
+    dependencies = [{"name": about["name"], "alias": alias, "version": about["version"]} for alias in aliases]
+    many = {"apiVersion": "v2", "name": "parity", "version": "0.0.0", "dependencies": dependencies}
+    (chart / "Chart.yaml").write_text(yaml.safe_dump(many))
     # JSON is YAML, but for the escapes of characters beyond 16 bits.
-    (chart / "values.yaml").write_text(json.dumps(values, ensure_ascii=False))
+    (chart / "values.yaml").write_text(json.dumps(dict(zip(aliases, values, strict=True)), ensure_ascii=False))
     return chart
+
+
+def render_many(chart: Path) -> str:
+    """What Helm makes of an umbrella."""
+    done = run("template", "parity", str(chart), "--namespace", NAMESPACE, "--kube-version", "1.36.0", timeout_s=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def objects(text: str) -> list[Manifest]:
+    """The objects of rendered text."""
+    return [document for document in yaml.load_all(text, _Loader) if document]  # a safe loader with one more type
 
 
 def render(cases: Sequence[Case], directory: Path) -> tuple[str, list[list[Manifest]]]:
     """What Helm makes of all cases: the whole text, and the objects of each case."""
-    chart = umbrella(cases, directory)
-    done = run("template", "parity", str(chart), "--namespace", NAMESPACE, "--kube-version", "1.36.0", timeout_s=300)
-    assert done.returncode == 0, done.stderr[-4000:]
+    text = render_many(umbrella(CHART, [case.values for case in cases], directory))
     found: list[list[Manifest]] = [[] for _ in cases]
-    for part in re.split(r"^---\n# Source: parity/charts/w", done.stdout, flags=re.MULTILINE)[1:]:
+    for part in re.split(r"^---\n# Source: parity/charts/w", text, flags=re.MULTILINE)[1:]:
         number, _, rest = part.partition("/")
         document = yaml.load(rest.partition("\n")[2], _Loader)  # noqa: S506  # a safe loader with one more type
         if document is not None:
             found[int(number)].append(document)
-    return done.stdout, found
+    return text, found
 
 
 def differences(case: Case, rendered: Sequence[Manifest]) -> list[str]:

@@ -124,7 +124,7 @@ def _is_valid(worker: Document) -> bool:
 
 
 # Made once: a strategy is costly to build and cheap to draw from.
-_SPECS: Final = values({**_SPEC, "required": [*_SPEC["required"], "objectStore"]}, "spec")
+SPECS: Final = values({**_SPEC, "required": [*_SPEC["required"], "objectStore"]}, "spec")
 
 
 @st.composite
@@ -135,7 +135,7 @@ def eco_workers(draw: st.DrawFn) -> Document:
         "apiVersion": "eco.growbin.app/v1alpha1",
         "kind": "EcoWorker",
         "metadata": metadata,
-        "spec": draw(_SPECS),
+        "spec": draw(SPECS),
     }
     assert _is_valid(worker), validate(worker)
     return worker

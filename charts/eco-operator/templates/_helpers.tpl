@@ -9,7 +9,7 @@
 
 {{- define "eco-operator.selectorLabels" -}}
 app.kubernetes.io/name: eco-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "eco-operator.labels" -}}

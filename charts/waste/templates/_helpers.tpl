@@ -1,8 +1,8 @@
 {{- define "waste.labels" -}}
 app.kubernetes.io/part-of: eco
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-eco.growbin.app/environment: {{ .Values.environment }}
+eco.growbin.app/environment: {{ .Values.environment | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
