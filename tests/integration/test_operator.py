@@ -476,7 +476,10 @@ async def test_a_standby_takes_over_when_the_leader_is_killed(server: ApiServer,
         second, _ = operator_program(server, world.namespace, place, ECO_OPERATOR_IDENTITY="second", **times)
 
         async def holder() -> str:
-            lease = await world.cluster.get(kinds.LEASE, world.namespace, "eco-operator")
+            try:
+                lease = await world.cluster.get(kinds.LEASE, world.namespace, "eco-operator")
+            except errors.NotFoundError:  # nobody has led yet
+                return ""
             return str(lease["spec"]["holderIdentity"])
 
         async def leads(who: str) -> bool:

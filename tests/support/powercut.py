@@ -202,12 +202,12 @@ class RecordingFile(apsw.VFSFile):
             self._recorder.write(self._inode, offset, bytes(data))
         _raise(fault, "write")
 
-    def xTruncate(self, newsize: int) -> None:  # noqa: N802
+    def xTruncate(self, newsize: int) -> None:  # noqa: N802  # SQLite's name
         """Truncate, then note."""
         super().xTruncate(newsize)
         self._recorder.truncate(self._inode, newsize)
 
-    def xSync(self, flags: int) -> None:  # noqa: N802
+    def xSync(self, flags: int) -> None:  # noqa: N802  # SQLite's name
         """Sync, then note; nothing counts as safe before the sync has returned, and nothing after one that failed."""
         _raise(self._recorder.fault("sync", self._name), "sync")
         super().xSync(flags)
@@ -223,7 +223,7 @@ class RecordingVFS(apsw.VFS):
         self.name = name
         self._recorder = recorder
 
-    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802  # SQLite's name
         """Open through the recorder what lies under its root; temporary files as ever."""
         path = name.filename() if isinstance(name, apsw.URIFilename) else name
         inside = self._recorder.name(path) if path else None
@@ -231,7 +231,7 @@ class RecordingVFS(apsw.VFS):
             return apsw.VFSFile("", name, flags)
         return RecordingFile(self._recorder, inside, name, flags)
 
-    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
+    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802  # SQLite's name
         """Delete, then note."""
         super().xDelete(filename, syncdir)
         inside = self._recorder.name(filename)

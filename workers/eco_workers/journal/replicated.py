@@ -45,7 +45,7 @@ class ReplicatedJournal(SqliteJournal):
                 plan = replace(plan, known_epoch=epoch, known_epoch_of=uuid)
         journal = await cls.open(path, identity=identity, plan=plan)
         journal._replica = replica  # noqa: SLF001  # our own class's constructor
-        journal._claiming = asyncio.create_task(journal._claim_epoch(), name="journal-replica-claim")  # noqa: SLF001
+        journal._claiming = asyncio.create_task(journal._claim_epoch(), name="journal-replica-claim")  # noqa: SLF001  # as above
         return journal
 
     @property
