@@ -6,6 +6,7 @@ Argo CD and the Prometheus operator. Exit status 1 when a target is missed.
 """
 
 import argparse
+import os
 import random
 import sys
 import tempfile
@@ -14,6 +15,8 @@ from typing import Final
 
 import yaml
 
+from eco_lab import paths
+from eco_lab.programs import ladder
 from tests.support import parity, schemas, values
 from tests.support.charts import CHARTS, template
 from tests.support.figures import missed, record, table
@@ -102,6 +105,9 @@ def main() -> None:
     parser.add_argument("--specs", type=int, default=SPECS, help=f"random EcoWorkers beside the examples ({SPECS})")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="seed of the random ones")
     asked = parser.parse_args()
+    os.environ["ECO_TEST_HELM"] = os.environ.get("ECO_TEST_HELM") or str(
+        ladder.find_helm(paths.find()) or ladder.helm(paths.find())
+    )
     print(f"seed {asked.seed}")
     with tempfile.TemporaryDirectory() as directory:
         prove(asked.specs, asked.seed, Path(directory))

@@ -1,7 +1,7 @@
 """Rendered objects held against the real schemas of Kubernetes and of the controllers whose objects the charts use.
 
-The schemas come from the controllers' own Go modules in the module cache (`go mod download`), one set for every
-version of Kubernetes that is there. kubeconform checks them strictly: a field that no schema knows is a failure.
+The schemas come from the controllers' own Go modules, fetched once into Go's module cache; kubeconform, built from its
+module into the lab's cache, checks them strictly: a field that no schema knows is a failure.
 """
 
 import json
@@ -16,18 +16,20 @@ from typing import Any, Final
 import yaml
 
 from eco_crds.schema import KINDS, custom_resource_definition
+from eco_lab import paths
+from eco_lab.programs.gobuild import GoToolchain
+from eco_lab.versions import KUBERNETES
 from tests.support.charts import Manifest
-from tests.support.parts import require
 
 DATA: Final = Path(__file__).parents[1] / "data" / "schemas"
 TIMEOUT_S: Final = 300
-# Definitions of other projects, where their modules keep them.
+KUBERNETES_VERSIONS: Final = ("1.35.4", KUBERNETES)
+KUBECONFORM: Final = "0.8.0"
+# Modules with definitions of other projects, and where in them those are.
 _DEFINITIONS: Final = (
-    "github.com/argoproj/argo-cd/v3@*/manifests/crds/*-crd.yaml",
-    "github.com/prometheus-operator/prometheus-operator@*/example/prometheus-operator-crd/*.yaml",
+    ("github.com/argoproj/argo-cd/v3", "v3.5.7", "manifests/crds/*-crd.yaml"),
+    ("github.com/prometheus-operator/prometheus-operator", "v0.85.0", "example/prometheus-operator-crd/*.yaml"),
 )
-_NEEDED: Final = "schemas (go mod download k8s.io/kubernetes@v1.36.3 github.com/argoproj/argo-cd/v3@v3.5.7 \
-github.com/prometheus-operator/prometheus-operator@v0.85.0)"
 _DROPPED: Final = ("description", "default", "example", "format", "nullable")
 _INT_OR_STRING: Final = {"oneOf": [{"type": "string"}, {"type": "integer"}]}
 
@@ -49,26 +51,38 @@ class Verdict:
 
 
 def kubeconform() -> str:
-    """Path of kubeconform: `ECO_TEST_KUBECONFORM`, or the one on the PATH."""
+    """Path of kubeconform: `ECO_TEST_KUBECONFORM`, the one on the PATH, or one built for this.
+
+    Raises eco_lab's MissingError when it has to be built and there is no way to Go.
+    """
     found = os.environ.get("ECO_TEST_KUBECONFORM") or shutil.which("kubeconform")
-    require(found, "kubeconform (on the PATH or by ECO_TEST_KUBECONFORM)")
-    return str(found)
+    if found:
+        return str(found)
+    program = paths.find().bin / f"kubeconform-{KUBECONFORM}" / "kubeconform"
+    if not program.exists():
+        source = paths.find().build / f"kubeconform-{KUBECONFORM}"
+        source.mkdir(parents=True, exist_ok=True)
+        (source / "go.mod").write_text("module eco-tests/kubeconform\n")
+        go = _go()
+        go("get", f"github.com/yannh/kubeconform@v{KUBECONFORM}", cwd=source)
+        go("build", "-trimpath", "-o", str(program), "github.com/yannh/kubeconform/cmd/kubeconform", cwd=source)
+    return str(program)
 
 
 def versions() -> dict[str, Path]:
-    """Kubernetes versions whose schemas are on this machine."""
-    cache = _module_cache()
-    found = {
-        path.name.rpartition("@v")[2]: path / "api" / "openapi-spec" / "swagger.json"
-        for path in sorted(cache.glob("k8s.io/kubernetes@v*"))
-    }
-    present = {version: path for version, path in found.items() if path.is_file()}
-    require(present, _NEEDED)
-    return present
+    """The schemas of each version of Kubernetes that is checked."""
+    below = "api/openapi-spec/swagger.json"
+    return {version: _module("k8s.io/kubernetes", f"v{version}") / below for version in KUBERNETES_VERSIONS}
 
 
-def _module_cache() -> Path:
-    return Path(os.environ.get("GOMODCACHE") or Path(os.environ.get("GOPATH") or Path.home() / "go") / "pkg" / "mod")
+def _module(name: str, version: str) -> Path:
+    return Path(_go().module(name, version, paths.find().build)["Dir"])
+
+
+def _go() -> GoToolchain:
+    scratch = paths.find().build
+    scratch.mkdir(parents=True, exist_ok=True)
+    return GoToolchain(scratch)
 
 
 def write(directory: Path, swagger: Path) -> Path:
@@ -99,10 +113,8 @@ def write(directory: Path, swagger: Path) -> Path:
 
 def _custom_definitions() -> Iterable[Manifest]:
     yield from (custom_resource_definition(kind) for kind in KINDS)
-    for pattern in _DEFINITIONS:
-        paths = sorted(_module_cache().glob(pattern))
-        require(paths, _NEEDED)
-        for path in paths:
+    for name, version, pattern in _DEFINITIONS:
+        for path in sorted(_module(name, version).glob(pattern)):
             yield from (document for document in yaml.load_all(path.read_text(), _Loader) if document)
     for path in sorted(DATA.glob("*.yaml")):
         yield from yaml.safe_load_all(path.read_text())
