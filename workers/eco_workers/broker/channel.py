@@ -1,8 +1,8 @@
-"""Connections, and a channel that takes deliveries off the wire without a task for each.
+"""Connections, and deliveries taken off the wire without a task, a queue or an object too many for each.
 
-aiormq starts an asyncio task per delivery, which costs as much as reading it from the socket. `DeliveryChannel`
-replaces that one method and appends to a list. It also pushes back: while the bytes that wait to be worked on exceed
-their bound, the channel stops reading, and TCP stops the broker.
+aiormq starts an asyncio task per delivery and reads each of its frames with three awaits. So the connection that
+consumes has a transport of its own (`frames`): deliveries go from the bytes straight to an inbox. It also pushes back:
+while the bytes that wait to be worked on exceed their bound, nothing is read, and TCP stops the broker.
 """
 
 import asyncio
@@ -12,18 +12,18 @@ from typing import Any
 
 import aiormq
 from aiormq.channel import Channel
-from aiormq.connection import Connection
+from aiormq.connection import Connection, TCPTransportFactory, TLSTransportFactory, TransportFactory
 from pamqp import commands as spec
-from pamqp.body import ContentBody
-from pamqp.header import ContentHeader
 from yarl import URL
 
+from eco_workers.broker.frames import Cutter, FilteredReader
 from eco_workers.errors import BrokerUnavailableError
 
 CONNECT_TIMEOUT_S = 10.0
 CHANNEL_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
 HEARTBEAT_S = 20
+DELIVERY_CHANNEL = 1
 FRAMES_BUFFERED_MAX = 256
 """Of up to 128 KiB each: what lies between the socket and the inbox is bounded too."""
 # What the broker and the way to it may do to us; everything else is a defect and must surface.
@@ -66,13 +66,17 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._deliveries)
 
-    async def put(self, delivery: Delivery) -> None:
-        """Add one; waits while the inbox is over its bound, which stops the channel that reads."""
+    def add(self, delivery: Delivery) -> None:
+        """Add one. Whoever reads from the wire waits for `room` before reading on."""
         self._deliveries.append(delivery)
         self._arrived.set()
         self._bytes += len(delivery.body)
         if self._bytes > self._bytes_max:
             self._room.clear()
+
+    async def room(self) -> None:
+        """Return while the inbox is within its bound."""
+        if not self._room.is_set():
             await self._room.wait()
 
     async def take(self) -> list[Delivery]:
@@ -86,51 +90,56 @@ class Inbox:
         return taken
 
 
-class DeliveryChannel(Channel):
-    """A channel whose deliveries go to an inbox. A body over its bound is no task, and is not kept whole."""
+class DeliveryTransport(TransportFactory):
+    """Makes the transport of a connection that consumes: deliveries of channel 1 go to an inbox.
 
-    def __init__(self, connection: Connection, number: int, inbox: Inbox, body_bytes_max: int) -> None:
-        super().__init__(connection, number, publisher_confirms=False, frame_buffer=FRAMES_BUFFERED_MAX)
-        self._inbox = inbox
-        self._body_bytes_max = body_bytes_max
+    A body over its bound is no task, and is not kept whole.
+    """
+
+    def __init__(self, inbox: Inbox, body_bytes_max: int) -> None:
         self.queues: dict[str, str] = {}
         """Queue of each consumer tag."""
+        self.cutter = Cutter(self._emit, body_bytes_max)
+        self._inbox = inbox
 
-    async def _on_deliver_frame(self, frame: spec.Basic.Deliver) -> None:
-        header = await self._get_frame()
-        if not isinstance(header, ContentHeader):
-            raise TypeError(f"delivery {frame.delivery_tag}: want a content header, got {header!r}")
-        size = left = header.body_size or 0
-        kept = 0
-        parts: list[bytes] = []
-        while left > 0:
-            content = await self._get_frame()
-            if not isinstance(content, ContentBody):
-                raise TypeError(f"delivery {frame.delivery_tag}: want a body, got {content!r}")
-            left -= len(content.value)
-            if kept < self._body_bytes_max:
-                parts.append(content.value)
-                kept += len(content.value)
-        await self._inbox.put(
-            Delivery(
-                tag=int(frame.delivery_tag or 0),
-                queue=self.queues.get(frame.consumer_tag or "", frame.routing_key or ""),
-                body=parts[0] if len(parts) == 1 else b"".join(parts),
-                properties=header.properties,
-                redelivered=bool(frame.redelivered),
-                size_bytes=size,
-            ),
-        )
+    async def create(self, url: URL, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect as aiormq would, and put the cutter before its reader."""
+        factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
+        reader, writer = await factory.create(url, **options)
+        filtered: Any = FilteredReader(reader, self.cutter, self._inbox.room)
+        return filtered, writer
+
+    def _emit(  # what a delivery is made of
+        self,
+        tag: int,
+        consumer_tag: str,
+        routing_key: str,
+        redelivered: bool,
+        properties: spec.Basic.Properties,
+        body: bytes,
+        size_bytes: int,
+    ) -> None:
+        queue = self.queues.get(consumer_tag, routing_key)
+        self._inbox.add(Delivery(tag, queue, body, properties, redelivered, size_bytes))
 
 
-async def connect(url: str, name: str) -> Connection:
+class DeliveryChannel(Channel):
+    """The channel on which deliveries are acked; what it delivers goes past it."""
+
+    def __init__(self, connection: Connection, transport: DeliveryTransport) -> None:
+        super().__init__(connection, DELIVERY_CHANNEL, publisher_confirms=False, frame_buffer=FRAMES_BUFFERED_MAX)
+        self.queues = transport.queues
+        """Queue of each consumer tag."""
+
+
+async def connect(url: str, name: str, transport: DeliveryTransport | None = None) -> Connection:
     """Open a connection that the broker lists under `name`; raises BrokerUnavailableError."""
     target = URL(url)
     # A person's own value in the URL wins.
     target = target.with_query({"name": name, "heartbeat": str(HEARTBEAT_S)} | dict(target.query))
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            connection = Connection(target)
+            connection = Connection(target, transport_factory=transport)
             await connection.connect()
     except CONNECTION_ERRORS as error:
         raise BrokerUnavailableError(
@@ -139,10 +148,11 @@ async def connect(url: str, name: str) -> Connection:
     return connection
 
 
-async def open_delivery_channel(connection: Connection, inbox: Inbox, body_bytes_max: int) -> DeliveryChannel:
-    """Open the channel on which deliveries arrive; the connection is ours alone, so number 1 is free."""
-    channel = DeliveryChannel(connection, 1, inbox, body_bytes_max)
-    connection.channels[1] = channel
+async def open_delivery_channel(connection: Connection, transport: DeliveryTransport) -> DeliveryChannel:
+    """Open the channel on which deliveries arrive; the connection is ours alone, so its number is free."""
+    channel = DeliveryChannel(connection, transport)
+    connection.channels[DELIVERY_CHANNEL] = channel
+    transport.cutter.channel = DELIVERY_CHANNEL
     await channel.open(timeout=CHANNEL_TIMEOUT_S)
     return channel
 

@@ -28,6 +28,7 @@ log = logs.get(__name__)
 
 WATCH_PERIOD_S = 1.0
 PAUSE_TIMEOUT_S = 5.0
+CANCEL_AGAIN_S = 0.1
 
 
 class Outcome(enum.Enum):
@@ -150,17 +151,16 @@ class Consumer:
                 self._note(connected=False, consuming=False)
 
     async def _session(self, backoff: Backoff) -> None:
-        connection = await wire.connect(self._url, f"{self._name} consume")
         inbox = self._inbox = Inbox(self._limits.inbox_bytes_max)
+        transport = wire.DeliveryTransport(inbox, self._limits.body_bytes_max)
+        connection = await wire.connect(self._url, f"{self._name} consume", transport)
         try:
             async with asyncio.timeout(wire.CHANNEL_TIMEOUT_S * 3):
                 # A failed declaration closes its channel, so it gets one of its own.
                 setup = await connection.channel(publisher_confirms=False)
                 await declare(setup, self._topology)
                 await setup.close()
-                channel = self._channel = await wire.open_delivery_channel(
-                    connection, inbox, self._limits.body_bytes_max
-                )
+                channel = self._channel = await wire.open_delivery_channel(connection, transport)
                 await channel.basic_qos(prefetch_count=self._limits.prefetch_messages)
             self._note(connected=True, connections=self._state.connections + 1, last_error="")
             log.info("broker connected", queues=self._queues)
@@ -184,8 +184,11 @@ class Consumer:
             for task in done:
                 task.result()
         finally:
-            for task in (pump, watch):
-                task.cancel()
+            # A cancellation that meets the answer to a request of the client is swallowed there: ask until it is heard.
+            while left := {task for task in (pump, watch) if not task.done()}:
+                for task in left:
+                    task.cancel()
+                await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
             await asyncio.gather(pump, watch, return_exceptions=True)
 
     async def _pump(self, channel: DeliveryChannel, inbox: Inbox) -> None:
