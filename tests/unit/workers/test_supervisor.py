@@ -69,3 +69,24 @@ async def test_stop_cancels_and_waits() -> None:
     await asyncio.sleep(0)
     await supervisor.stop()
     assert ended.is_set()
+
+
+async def test_stop_is_heard_even_when_a_library_swallows_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a SIGTERM would hang until the kubelet kills."""
+    monkeypatch.setattr(module, "CANCEL_AGAIN_S", 0.01)
+    supervisor = Supervisor()
+    swallowed = 0
+
+    async def work() -> None:
+        nonlocal swallowed
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            swallowed += 1
+        await asyncio.Event().wait()
+
+    supervisor.start("w", work)
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await supervisor.stop()
+    assert swallowed == 1

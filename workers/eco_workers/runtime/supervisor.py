@@ -17,6 +17,8 @@ log = logs.get(__name__)
 DEATHS_MAX: Final = 5
 DEATHS_WINDOW_S: Final = 60.0
 PAUSE_FIRST_S: Final = 0.1
+CANCEL_AGAIN_S: Final = 6.0
+"""Longer than closing a connection may take."""
 FATAL: Final = (JournalFatalError, JournalCorruptError, JournalLostError)
 
 
@@ -53,8 +55,12 @@ class Supervisor:
         """Cancel one task, or all, and wait for the end."""
         names = list(self._tasks) if name is None else [name]
         tasks = [self._tasks.pop(each) for each in names if each in self._tasks]
-        for task in tasks:
-            task.cancel()
+        # A library may swallow a cancellation that meets an answer it waits for (aiormq does): ask until it is heard, at
+        # a pace that leaves every clean-up its time.
+        while left := {task for task in tasks if not task.done()}:
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
