@@ -171,6 +171,14 @@ def test_a_shard_for_each_replica_each_with_its_own_claim(storage: list[Manifest
     assert by_kind(render("eco-worker", *STORAGE, "--set", "spec.replicas=0"), "Deployment") == []
 
 
+def test_the_readme_names_each_difference_that_the_comparison_allows() -> None:
+    readme = (CHART / "README.md").read_text()
+    allowed = [path.removeprefix("metadata.annotations.") for _, path in parity.ALLOWED]
+    assert [path for path in allowed if f"annotation `{path}`" not in readme] == []
+    assert list(parity.NOT_RENDERED) == ["Secret"]
+    assert "| admin token | not rendered |" in readme
+
+
 def test_no_tool_that_installs_the_chart_removes_a_claim(storage: list[Manifest]) -> None:
     for claim in by_kind(storage, "PersistentVolumeClaim"):
         assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
