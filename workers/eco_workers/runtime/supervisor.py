@@ -55,8 +55,8 @@ class Supervisor:
         """Cancel one task, or all, and wait for the end."""
         names = list(self._tasks) if name is None else [name]
         tasks = [self._tasks.pop(each) for each in names if each in self._tasks]
-        # A library may swallow a cancellation that meets an answer it waits for (aiormq does): ask until it is heard, at
-        # a pace that leaves every clean-up its time.
+        # A library may swallow a cancellation that meets an answer it waits for (aiormq does): ask until it is heard,
+        # at a pace that leaves every clean-up its time.
         while left := {task for task in tasks if not task.done()}:
             for task in left:
                 task.cancel()
