@@ -75,8 +75,7 @@ class Actor:
                     case Apply():
                         changed += await self._apply(key, step, tally)
                     case Delete():
-                        await self._delete(key, step)
-                        changed += 1
+                        changed += await self._delete(key, step)
                     case MarkClaim():
                         await self._mark(step)
                         changed += 1
@@ -155,11 +154,19 @@ class Actor:
                 return str(kept)
         return base64.b64encode(secrets.token_urlsafe(TOKEN_BYTES).encode()).decode()
 
-    async def _delete(self, key: Key, step: Delete) -> None:
+    async def _delete(self, key: Key, step: Delete) -> bool:
         child = step.child
-        await self.cluster.delete(kinds.BY_NAME[child.kind], child.namespace, child.name, uid=child.uid)
+        kind = kinds.BY_NAME[child.kind]
+        answer = await self.cluster.delete(kind, child.namespace, child.name, uid=child.uid)
+        if answer is None:
+            return False  # It went before, or its name is another's by now: the watch is about to say so.
+        if answer.get("kind") == kind.kind:
+            self.cache.put_written(kind, answer)
+        else:
+            self.cache.drop_deleted(child)
         logger.info("deleted", key=_text(key), object=f"{child.kind}/{child.name}", why=step.why)
         await self._announce(step.announce)
+        return True
 
     async def _mark(self, step: MarkClaim) -> None:
         claim = step.claim

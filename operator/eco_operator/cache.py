@@ -235,6 +235,13 @@ class Cache:
         if known is None or _version(body) > known.version:
             self._put(kind, identity, body)
 
+    def drop_deleted(self, child: Child) -> None:
+        """Forget what we deleted ourselves, ahead of the watch; another object of that name stays."""
+        identity = Identity(child.kind, child.namespace, child.name)
+        known = self._children.get(identity)
+        if known is not None and known.uid == child.uid:
+            self._drop(identity)
+
     def statistics(self) -> CacheStatistics:
         """How much is remembered."""
         counts: dict[str, int] = {}

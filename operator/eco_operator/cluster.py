@@ -129,17 +129,22 @@ class Cluster:
         query = {"fieldManager": manager, "force": "true"}
         return await self._request("apply", kind, kind.path(target.namespace, target.name), query=query, body=body)
 
-    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
-        """Delete the object with that uid; one that is gone, or another by now, is no error."""
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> dict[str, Any] | None:
+        """Delete the object with that uid; one that is gone, or another by now, is no error.
+
+        Returns the object as long as something holds it up, a `Status` when it has gone at once, and None when there
+        was nothing to delete.
+        """
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
         body["propagationPolicy"] = "Background"
         try:
-            await self._request("delete", kind, kind.path(namespace, name), body=body)
+            return await self._request("delete", kind, kind.path(namespace, name), body=body)
         except errors.NotFoundError:
-            return
+            return None
         except errors.ConflictError as error:
             if "uid" not in error.message.lower():
                 raise
+            return None
 
     async def create_event(self, event: Object) -> None:
         """Post an event; one of the same name is there already when this is a repetition."""

@@ -23,6 +23,9 @@ class Server:
         self.applied: list[tuple[str, bool]] = []
         self.events: list[dict[str, Any]] = []
         self.drops_fields = False
+        self.bodies: dict[tuple[str, str], dict[str, Any]] = {}
+        self.deleted: list[str] = []
+        self.holds_deleted = False
 
     async def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
         if (kind.kind, name) not in self.objects:
@@ -45,6 +48,18 @@ class Server:
         self.objects[identity] = body
         self.applied.append(("/".join(identity), force))
         return body
+
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> dict[str, Any] | None:
+        self.deleted.append(f"{kind.kind}/{name}")
+        assert namespace == KEY.namespace
+        found = self.bodies.get((kind.kind, name))
+        if found is None or found["metadata"]["uid"] != uid:
+            return None
+        if self.holds_deleted:
+            metadata = {**found["metadata"], "resourceVersion": "1000", "deletionTimestamp": "2026-01-01T00:00:00Z"}
+            return {**found, "kind": kind.kind, "metadata": metadata}
+        del self.bodies[(kind.kind, name)]
+        return {"kind": "Status", "status": "Success"}
 
     async def create_event(self, body: dict[str, Any]) -> None:
         self.events.append(body)
@@ -158,6 +173,29 @@ async def test_an_object_that_the_server_keeps_other_than_applied_is_not_applied
     # Once more with force, for an object that is there; then it is accepted as it is.
     acted = await mine.act(KEY, world.plan(), is_current=lambda: True)
     assert acted.changed == 0
+
+
+@pytest.mark.parametrize("is_held_up", [False, True])
+async def test_what_is_not_wanted_is_deleted_and_told_of_once_before_the_watch_says_so(
+    server: Server, world: InMemory, is_held_up: bool
+) -> None:
+    world.ready(2)
+    world.apply_worker(replicas=1)
+    server.bodies, server.holds_deleted = dict(world.bodies), is_held_up
+    mine = actor(server, world.cache)
+    assert (await mine.act(KEY, world.plan(), is_current=lambda: True)).changed == 1
+    assert world.plan().steps == ()
+    assert server.deleted == ["Deployment/storage-1"]
+    assert [it["reason"] for it in server.events] == ["ShardRemoved"]
+
+
+async def test_what_has_gone_already_is_not_told_of(server: Server, world: InMemory) -> None:
+    world.ready(2)
+    world.apply_worker(replicas=1)
+    acted = await actor(server, world.cache).act(KEY, world.plan(), is_current=lambda: True)
+    assert server.deleted == ["Deployment/storage-1"]
+    assert acted.changed == 0
+    assert server.events == []
 
 
 def test_an_event_told_once_has_the_same_name_each_time() -> None:
