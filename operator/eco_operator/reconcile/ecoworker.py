@@ -78,7 +78,7 @@ def _wanted_shard(
     present = shard.claim.claim.requested if shard.claim is not None and shard.claim.claim is not None else None
     wanted = claim.build(worker, shard.index, image=image, journal_uuid=uuid, present_size=present)
     yield from _apply(seen, kinds.CLAIM, _with_immutable(wanted, shard.claim))
-    if shard.claim is not None and shard.claim.claim is not None:
+    if shard.claim is not None and shard.claim.claim is not None and not shard.claim.is_deleting:
         if shard.claim.claim.annotations.get(contract.ANNOTATION_ORPHANED):
             yield MarkClaim(shard.claim, "", "its EcoWorker is back")
         if shard.claim.labels.get(contract.LABEL_WORKER_UID) != worker.metadata.uid:

@@ -270,6 +270,23 @@ def test_a_new_ecoworker_of_that_name_adopts_the_claims(world: InMemory) -> None
     assert told["data"][contract.JOURNAL_UUID_KEY] == "uuid-storage-0", "an adopted journal must be the known one"
 
 
+def test_a_claim_on_its_way_out_is_waited_for_and_not_adopted(world: InMemory) -> None:
+    world.ready(1)
+    world.remove(kinds.ECO_WORKER, KEY.name)
+    world.settle()
+    for kind, name in list(world.bodies):
+        if kind != kinds.CLAIM.kind:
+            world.remove(kinds.BY_NAME[kind], name)
+    claim = world.bodies[(kinds.CLAIM.kind, "wal-storage-0")]
+    world.put(kinds.CLAIM, merge(claim, {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}))
+    world.told.clear()
+    world.apply_worker(replicas=1)
+    world.settle()
+    assert "ClaimAdopted" not in [it.reason for it in world.told]
+    assert (kinds.DEPLOYMENT.kind, "storage-0") not in world.bodies
+    assert world.plan().look_again_s is not None
+
+
 def test_an_adopted_claim_that_is_larger_is_kept_so(world: InMemory) -> None:
     world.ready(1)
     claim = world.bodies[(kinds.CLAIM.kind, "wal-storage-0")]
