@@ -49,8 +49,13 @@ check: setup  ## Lint, types, layers, and the freshness of generated files
 	$(PY) -m eco_crds --check
 
 .PHONY: generate
-generate: setup  ## Write again what is generated: custom resource definitions, tables
+generate: setup  ## Write again what is generated: definitions, schemas of values, tables, queue topology
 	$(PY) -m eco_crds
+	$(PY) -m eco_workers.broker --vhost eco > charts/waste/files/rabbitmq-definitions.json
+
+.PHONY: images
+images: setup  ## Build both images from this tree and bring them into the lab's nodes
+	$(PY) -m eco_lab images
 
 .PHONY: lock
 lock:  ## Resolve requirements.lock again, keeping the pins that still fit
