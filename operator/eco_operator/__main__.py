@@ -90,6 +90,7 @@ async def _lead(settings: Settings, elector: Elector, loop: Loop, stop: asyncio.
     if settings.leader_election:
         ended = await _first_of(stopping, elector.acquire())
         if stopping in ended:
+            await elector.release()  # Taken in the same moment, if at all.
             return 0
     acting = [asyncio.create_task(_act(loop), name="acting")]
     if settings.leader_election:

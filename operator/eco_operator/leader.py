@@ -124,9 +124,13 @@ class Elector:
         }
         try:
             async with asyncio.timeout(self._retry_period_s):
-                await self._store.replace_lease(self._lease, spec)
+                try:
+                    await self._store.replace_lease(self._lease, spec)
+                except ConflictError:
+                    # A renewal that was cut off on its way may have arrived all the same.
+                    await self._store.replace_lease(await self._reread(), spec)
             logger.info("lease released", identity=self._identity)
-        except (ApiError, TimeoutError) as error:
+        except (ApiError, LeaseLostError, TimeoutError) as error:
             logger.warning("lease not released, it will run out", error=str(error) or "no answer in time")
 
     async def _try_acquire(self) -> bool:

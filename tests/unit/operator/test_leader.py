@@ -166,6 +166,27 @@ async def test_a_renewal_whose_answer_was_lost_is_no_loss_of_leadership() -> Non
     await asyncio.gather(holding, return_exceptions=True)
 
 
+async def test_a_renewal_that_was_cut_off_does_not_hinder_the_release() -> None:
+    store = Store()
+    first, second = elector(store), elector(store, "b")
+    await first.acquire()
+    lease = await store.get_lease()
+    await store.replace_lease(lease, dict(lease["spec"]))  # applied, but nobody was left to take the answer
+    await first.release()
+    assert store.holder == ""
+    async with asyncio.timeout(3):
+        await second.acquire()
+
+
+async def test_a_lease_that_somebody_else_took_is_not_released() -> None:
+    store = Store()
+    first = elector(store)
+    await first.acquire()
+    await store.replace_lease(await store.get_lease(), {"holderIdentity": "b", "renewTime": "x"})
+    await first.release()
+    assert store.holder == "b"
+
+
 async def test_a_deleted_lease_ends_it() -> None:
     store = Store()
     first = elector(store)
