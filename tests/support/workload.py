@@ -173,10 +173,12 @@ class Life:
             return
         debts = [self.send, self.sync]
         rng.shuffle(debts)
-        await debts[0]()
+        if any(status == "unsent" for _, status in self._now().outbox):
+            await debts.pop()()
         # From here on a prune of another life may take it, as soon as the last mark is in.
         self.ledger.settled(self.task_id)
-        await debts[1]()
+        for debt in debts:
+            await debt()
 
     @property
     def state(self) -> str:
