@@ -62,6 +62,8 @@ class Ledger:
         self.numbers: dict[str, int] = {}
         self.messages: dict[str, dict[str, Any]] = {}
         """What came out on the queue of results, by message id."""
+        self.arrived_at: dict[str, float] = {}
+        """When the first message of a task came out, by the monotonic clock."""
         self.dead: dict[str, str] = {}
         """Reason of each dead letter, by message id."""
         self._collecting: asyncio.Task[None] | None = None
@@ -82,11 +84,12 @@ class Ledger:
             await asyncio.gather(self._collecting, return_exceptions=True)
         await self._disconnect()
 
-    async def publish(self, count: int, *, pause_s_max: float = 0.02) -> list[str]:
-        """Publish tasks of all kinds; each counts from the moment of its confirm. Their ids."""
+    async def publish(self, count: int, *, pause_s_max: float = 0.02, only: str = "") -> list[str]:
+        """Publish tasks of all kinds, or of one; each counts from the moment of its confirm. Their ids."""
         made: list[tuple[str, int, producer.Message]] = []
         weights = [share for _, share in _SHARES]
-        for kind in self._chance.choices([kind for kind, _ in _SHARES], weights, k=count):
+        kinds = [only] * count if only else self._chance.choices([kind for kind, _ in _SHARES], weights, k=count)
+        for kind in kinds:
             n = len(self.kinds) + len(made)
             identity = f"chaos-{n:06d}-{self._chance.getrandbits(32):08x}"
             payload = {"n": n, "kind": kind, "pause_s": round(self._chance.uniform(0, pause_s_max), 4)}
@@ -164,7 +167,10 @@ class Ledger:
 
     async def _on_done(self, message: aiormq.abc.DeliveredMessage) -> None:
         identity = message.header.properties.message_id or ""
-        self.messages[identity] = json.loads(message.body)
+        body = json.loads(message.body)
+        if identity not in self.messages:
+            self.messages[identity] = body
+            self.arrived_at.setdefault(str(body.get("task")), time.monotonic())
         await self._ack(message)
 
     async def _on_dead(self, message: aiormq.abc.DeliveredMessage) -> None:
