@@ -7,6 +7,7 @@ deletion the watch never mentioned (after a 410, say), so it drops what it does 
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -242,16 +243,27 @@ class Cache:
         if known is not None and known.uid == child.uid:
             self._drop(identity)
 
-    def statistics(self) -> CacheStatistics:
-        """How much is remembered."""
-        counts: dict[str, int] = {}
-        unwatched = 0
+    def unwatched(self) -> dict[Identity, int]:
+        """Every object whose known version the watch has not mentioned yet, with that version."""
         versions = {Identity(*key): entry.version for key, entry in self._owned.items()}
         versions |= {identity: child.version for identity, child in self._children.items()}
-        for identity, version in versions.items():
-            counts[identity.kind] = counts.get(identity.kind, 0) + 1
-            unwatched += self._watched.get(identity, 0) < version
-        return CacheStatistics(objects=counts, unwatched=unwatched)
+        return {identity: version for identity, version in versions.items() if self._watched.get(identity, 0) < version}
+
+    def still_unwatched(self, before: Mapping[Identity, int]) -> int:
+        """How many of the versions that `unwatched` named a while ago the watch still has not mentioned.
+
+        What was written since does not count: of a busy fleet there is always something that the watch is about to say.
+        """
+        return sum(
+            self._known(identity) is not None and self._watched.get(identity, 0) < version
+            for identity, version in before.items()
+        )
+
+    def statistics(self) -> CacheStatistics:
+        """How much is remembered."""
+        counts = Counter(key.kind for key in self._owned)
+        counts.update(identity.kind for identity in self._children)
+        return CacheStatistics(objects=counts, unwatched=len(self.unwatched()))
 
     def _known(self, identity: Identity) -> Owned | Child | None:
         return self._owned.get(Key(*identity)) or self._children.get(identity)

@@ -182,8 +182,9 @@ class Loop:
                 logger.warning("resync failed, the next one will do", error=str(error))
                 continue
             metrics.RESYNCS.labels("done").inc()
+            listed = self.cache.unwatched()
             await asyncio.sleep(min(WATCH_LAG_S, interval_s / 2))
-            unwatched = self.cache.statistics().unwatched
+            unwatched = self.cache.still_unwatched(listed)
             self._behind = self._behind + 1 if unwatched else 0
             if unwatched:
                 logger.warning("the watch is behind the lists", objects=unwatched, resyncs=self._behind)

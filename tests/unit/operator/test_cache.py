@@ -125,3 +125,24 @@ def test_a_watch_that_is_behind_the_lists_is_seen() -> None:
     assert cache.statistics().unwatched == 1
     cache.see(kinds.CONFIG_MAP, None, child(3))
     assert cache.statistics().unwatched == 0
+
+
+def test_a_watch_that_has_yet_to_mention_a_write_of_just_now_is_not_behind() -> None:
+    cache = Cache()
+    cache.see(kinds.CONFIG_MAP, "ADDED", child(1))
+    listed = cache.unwatched()
+    cache.put_written(kinds.CONFIG_MAP, child(2))
+    assert cache.statistics().unwatched == 1
+    assert cache.still_unwatched(listed) == 0
+
+
+def test_a_watch_is_behind_until_it_has_come_up_to_the_list() -> None:
+    cache = Cache()
+    cache.take_list(kinds.CONFIG_MAP, [child(3)])
+    listed = cache.unwatched()
+    cache.see(kinds.CONFIG_MAP, "MODIFIED", child(2))
+    assert cache.still_unwatched(listed) == 1
+    cache.see(kinds.CONFIG_MAP, "MODIFIED", child(4))
+    assert cache.still_unwatched(listed) == 0
+    cache.see(kinds.CONFIG_MAP, "DELETED", child(5))
+    assert cache.still_unwatched(listed) == 0
