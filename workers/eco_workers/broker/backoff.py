@@ -12,7 +12,8 @@ class Backoff:
     """The pauses of one thing that is tried again and again."""
 
     first_s: float = 0.2
-    cap_s: float = 15.0
+    cap_s: float = 5.0
+    """What a server that is back may still be waited for: a thousand shards then ask it 270 times a second at most."""
     failures: int = 0
 
     def next_s(self) -> float:
