@@ -4,10 +4,12 @@ from marshal import dumps
 from pathlib import Path
 from sys import intern
 
+import apsw
 import pytest
 
 from eco_workers.errors import JournalCorruptError
-from eco_workers.journal import Identity, NewTask, SqliteJournal
+from eco_workers.journal import Identity, NewTask, SqliteJournal, opening
+from eco_workers.journal.checks import check_everything
 from eco_workers.journal.records import _VALUES, TaskRow, checked_task, task_checksum
 
 ROW = TaskRow(
@@ -83,3 +85,35 @@ async def test_marking_a_batch_of_reports_keeps_every_checksum_true(tmp_path: Pa
         counts = (await journal.statistics()).counts
         assert (counts.unsynced, counts.sync_parked) == (1, 0), "only the row that changed since is still due"
         assert [report.task_id for report in await journal.unsynced(10)] == ["task-3"]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"payload": '{"n":1}'}, {"payload": None}, {"result": "null"}, {"sync_retry_count": None}], ids=str
+)
+def test_a_value_of_another_type_is_damage_as_well(changed: dict[str, object]) -> None:
+    """No checksum can be made of it, and that must not look like a passing error."""
+    with pytest.raises(JournalCorruptError):
+        checked_task(ROW.sealed()._replace(**changed))  # type: ignore[arg-type]  # the wrong type is the point
+
+
+async def test_a_flipped_bit_that_turns_a_payload_into_text_quarantines_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the header of a row bytes and text differ by one bit; a large file is not checked so far at its opening."""
+    path = tmp_path / "wal.db"
+    identity = Identity("ns", "w", "w-0")
+    async with await SqliteJournal.open(path, identity=identity) as journal:
+        await journal.accept([NewTask("a", "act", b'{"n":12345}', "q.batch")])
+    content = path.read_bytes()
+    serial = 12 + 2 * len(b'{"n":12345}')
+    place = content.index(b'{"n":12345}')
+    header = content.rindex(bytes([serial]), place - 200, place)
+    path.write_bytes(content[:header] + bytes([serial ^ 1]) + content[header + 1 :])
+    connection = apsw.Connection(str(path))
+    assert connection.execute("SELECT typeof(payload) FROM task_wal").fetchall() == [("text",)]
+    assert check_everything(connection)
+    connection.close()
+    monkeypatch.setattr(opening, "check_structure", lambda *_: [])
+    async with await SqliteJournal.open(path, identity=identity) as journal:
+        with pytest.raises(JournalCorruptError):
+            await journal.claim(1, names=frozenset({"act"}))

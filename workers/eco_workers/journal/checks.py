@@ -13,6 +13,7 @@ from eco_workers.journal.records import (
     CacheRow,
     Counters,
     StepRow,
+    checksum_of,
     outbox_checksum,
     step_checksum,
     task_checksum,
@@ -62,12 +63,16 @@ def _check_rows(rows: SqliteRows) -> list[str]:
     problems = []
     last = -(2**62)
     while found := list(rows.all_tasks(last, SLICE_ROWS)):
-        problems += [f"task row {number}: checksum" for number, row in found if row.checksum != task_checksum(row)]
+        problems += [
+            f"task row {number}: checksum" for number, row in found if row.checksum != checksum_of(task_checksum, row)
+        ]
         last = found[-1][0]
     last = -(2**62)
     while messages := list(rows.all_outbox(last, SLICE_ROWS)):
         problems += [
-            f"outbox row {number}: checksum" for number, row in messages if row.checksum != outbox_checksum(row)
+            f"outbox row {number}: checksum"
+            for number, row in messages
+            if row.checksum != checksum_of(outbox_checksum, row)
         ]
         last = messages[-1][0]
     return problems
@@ -77,11 +82,11 @@ def _check_small(connection: apsw.Connection) -> list[str]:
     problems = []
     for values in connection.execute("SELECT checksum, result, task_id, name, created_at FROM steps"):
         step = StepRow._make(values)
-        if step.checksum != step_checksum(step):
+        if step.checksum != checksum_of(step_checksum, step):
             problems.append(f"step {step.name!r} of task {step.task_id!r}: checksum")
     for values in connection.execute("SELECT checksum, response, key, model, created_at FROM gpt_cache"):
         answer = CacheRow._make(values)
-        if answer.checksum != step_checksum(answer):
+        if answer.checksum != checksum_of(step_checksum, answer):
             problems.append(f"cached answer {answer.key!r}: checksum")
     return problems
 

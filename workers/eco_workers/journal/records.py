@@ -4,7 +4,7 @@ A row is a NamedTuple in the order in which the queries select, so reading one c
 checksum comes first behind the id, then the values that may be large, then all others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from marshal import dumps
 from typing import Any, Final, NamedTuple
 from zlib import crc32
@@ -172,30 +172,41 @@ def text_checksum(*values: object) -> int:
     return crc32("\x1f".join(map(str, values)).encode())
 
 
+def checksum_of(made: Callable[[Any], int], row: object) -> int:
+    """The checksum of a row as it was read; -1, which never fits, where a value's type lets none be made.
+
+    One flipped bit in the header of a row turns bytes into text.
+    """
+    try:
+        return made(row)
+    except (TypeError, ValueError):
+        return -1
+
+
 def checked_task(row: TaskRow) -> TaskRow:
     """Return the row if it is as it was written; raises JournalCorruptError."""
-    if row[1] != task_checksum(row):
+    if row[1] != checksum_of(task_checksum, row):
         raise JournalCorruptError(f"task row {row.id}: its checksum does not fit its values; run `eco-wal verify`")
     return row
 
 
 def checked_outbox(row: OutboxRow) -> OutboxRow:
     """Return the row if it is as it was written; raises JournalCorruptError."""
-    if row[1] != outbox_checksum(row):
+    if row[1] != checksum_of(outbox_checksum, row):
         raise JournalCorruptError(f"outbox row {row.id}: its checksum does not fit its values; run `eco-wal verify`")
     return row
 
 
 def checked_step(row: StepRow) -> StepRow:
     """Return the row if it is as it was written; raises JournalCorruptError."""
-    if row[0] != step_checksum(row):
+    if row[0] != checksum_of(step_checksum, row):
         raise JournalCorruptError(f"step {row.name!r}: its checksum does not fit its values; run `eco-wal verify`")
     return row
 
 
 def checked_cache(row: CacheRow) -> CacheRow:
     """Return the row if it is as it was written; raises JournalCorruptError."""
-    if row[0] != step_checksum(row):
+    if row[0] != checksum_of(step_checksum, row):
         raise JournalCorruptError(f"cached answer {row.key!r}: its checksum does not fit its values")
     return row
 

@@ -18,6 +18,7 @@ from eco_workers.journal.records import (
     OutboxRow,
     StepRow,
     TaskRow,
+    checksum_of,
     outbox_checksum,
     step_checksum,
     task_checksum,
@@ -174,15 +175,15 @@ class _Reader:
         for epoch, *_ in self._rows("SELECT epoch FROM ledger"):
             found.epoch = epoch
         for task in self._by_id("task_wal", TaskRow):
-            (found.tasks if task.checksum == _of(task_checksum, task) else found.damaged_tasks).append(task)
+            (found.tasks if task.checksum == checksum_of(task_checksum, task) else found.damaged_tasks).append(task)
         for message in self._by_id("outbox", OutboxRow):
-            fits = message.checksum == _of(outbox_checksum, message)
+            fits = message.checksum == checksum_of(outbox_checksum, message)
             (found.outbox if fits else found.damaged_outbox).append(message)
         for step in self._by_id("steps", StepRow):
-            if step.checksum == _of(step_checksum, step):
+            if step.checksum == checksum_of(step_checksum, step):
                 found.steps.append(step)
         for answer in self._by_id("gpt_cache", CacheRow):
-            if answer.checksum == _of(step_checksum, answer):
+            if answer.checksum == checksum_of(step_checksum, answer):
                 found.answers.append(answer)
 
     def _rows(self, statement: str) -> Iterator[tuple[Any, ...]]:
@@ -236,11 +237,3 @@ class _Reader:
         # No way to the right edge of the table: no more rows than fit into the file.
         pages = int(self._connection.pragma("page_count") or 0)
         return min(pages * 40, 2_000_000)
-
-
-def _of(checksum: Callable[[Any], int], row: object) -> int:
-    """The checksum of a row whose values may be of any type by now; one that never fits when it cannot be made."""
-    try:
-        return checksum(row)
-    except (TypeError, ValueError):
-        return -1
