@@ -24,7 +24,7 @@ from eco_operator.probes import Prober
 from eco_operator.queue import KeyQueue
 from eco_operator.reconcile import ecoworker, ecoworker_status, walsync
 from eco_operator.reconcile.findings import Urgency
-from eco_operator.reconcile.observation import Observation, Policy, observe
+from eco_operator.reconcile.observation import Observation, Policy, Shard, observe
 from eco_operator.reconcile.plan import Outcome
 from eco_operator.settings import Settings
 from eco_operator.shards import ShardKey, Target
@@ -300,11 +300,15 @@ class Loop:
         pauses = [after_s] if after_s is not None else []
         if has_foreign:
             pauses.append(FOREIGN_LOOK_AGAIN_S)
-        for shard in seen.shards:
-            age_s, pod = shard.probe.age_s, shard.pod
-            is_silent = shard.probe.failures > 0 or pod is None or pod.pod is None or not pod.pod.ip
-            if age_s is not None and is_silent and age_s <= self._policy.report_age_s:
-                pauses.append(self._policy.report_age_s - age_s + 0.1)
+        silences = [
+            self._policy.report_age_s - shard.probe.age_s + 0.1
+            for shard in seen.shards
+            if shard.probe.age_s is not None and shard.probe.age_s <= self._policy.report_age_s and _is_silent(shard)
+        ]
+        if silences:
+            pauses.append(min(silences))
+            for sync in self.cache.all_owned(kinds.WAL_SYNC, key.namespace):
+                self.queue.add(sync.key, after_s=min(silences))
         if pauses:
             self.queue.add(key, after_s=min(pauses))
 
@@ -339,6 +343,11 @@ class Loop:
 
     def _second(self) -> datetime:
         return self.clock().replace(microsecond=0)
+
+
+def _is_silent(shard: Shard) -> bool:
+    pod = shard.pod.pod if shard.pod is not None else None
+    return shard.probe.failures > 0 or pod is None or not pod.ip or not pod.process
 
 
 def _now() -> float:

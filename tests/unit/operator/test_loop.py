@@ -1,0 +1,78 @@
+"""Appointments of the loop: it looks also at what no event will tell. Time is the event loop's, and virtual."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from eco_crds import contract
+from eco_operator import kinds
+from eco_operator.cache import Key
+from eco_operator.loop import Loop
+from eco_operator.probes import _Memory
+from eco_operator.settings import Settings
+from eco_operator.shards import ShardKey
+from tests.support.cases import merge
+from tests.support.observed import KEY, NAMESPACE, InMemory
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
+
+SYNC = Key(kinds.WAL_SYNC.kind, NAMESPACE, "results")
+
+
+class Server:
+    """An API server that takes every status."""
+
+    def __init__(self) -> None:
+        self.version = 1000
+        self.statuses: list[dict[str, Any]] = []
+        self.bodies: dict[tuple[str, str], dict[str, Any]] = {}
+
+    async def apply(self, desired: dict[str, Any], *, force: bool, subresource: str | None = None) -> dict[str, Any]:
+        assert force
+        assert subresource == "status"
+        self.statuses.append(desired)
+        self.version += 1
+        written = {**self.bodies[desired["kind"], desired["metadata"]["name"]], "status": desired["status"]}
+        return merge(written, {"metadata": {"resourceVersion": str(self.version)}})
+
+
+def synced_world() -> InMemory:
+    world = InMemory()
+    world.put(
+        kinds.WAL_SYNC,
+        {
+            "apiVersion": contract.API_VERSION,
+            "kind": "WalSync",
+            "metadata": {"name": "results", "creationTimestamp": "2026-01-01T00:00:00Z", "generation": 1},
+            "spec": {"ecoWorkers": {"names": [KEY.name]}, "database": "results"},
+        },
+    )
+    world.ready(1)
+    return world
+
+
+@pytest.mark.parametrize("gone", ["pod", "process"])
+async def test_a_walsync_hears_of_a_worker_that_fell_silent_without_the_next_resync(gone: str) -> None:
+    world, server = synced_world(), Server()
+    server.bodies = world.bodies
+    settings = Settings(default_worker_image="registry.example/worker:1")
+    loop = Loop(server, settings, cache=world.cache)  # type: ignore[arg-type]  # as much of a cluster as it takes
+    loop._started_at = -1000.0
+    report = world.probes["storage-0"].report
+    pod = world.bodies[(kinds.POD.kind, "storage-0-pod")]
+    known = _Memory(report=report, received_at=asyncio.get_running_loop().time(), pod_uid=pod["metadata"]["uid"])
+    loop.prober._memory[ShardKey(NAMESPACE, KEY.name, "storage-0")] = known
+    if gone == "pod":
+        world.remove(kinds.POD, "storage-0-pod")
+    else:
+        main = pod["status"]["containerStatuses"][0]
+        waiting = {**main, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+        world.put(kinds.POD, merge(pod, {"status": {"containerStatuses": [waiting]}}))
+    await loop._look(KEY)
+    async with asyncio.timeout(60):
+        while await loop.queue.get() != SYNC:
+            pass
+    await loop._look(SYNC)
+    ready = next(it for it in server.statuses[-1]["status"]["conditions"] if it["type"] == "Ready")
+    assert (ready["status"], ready["reason"]) == ("Unknown", "Unknown")
