@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,20 @@ class Clock:
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock of a test jumps, the loop's does not: look at the journal often."""
     monkeypatch.setattr(module, "IDLE_WAIT_S", 0.01)
+
+
+RAISED: dict[str, BaseException] = {
+    "refuse": TaskFailedError("never"),
+    "break": ConnectionError("away"),
+    "time out inside": TimeoutError("a client's own deadline"),
+    "cancel itself": asyncio.CancelledError(),
+}
+
+
+async def swallow(gate: asyncio.Event) -> None:
+    while not gate.is_set():
+        with suppress(asyncio.CancelledError):
+            await gate.wait()
 
 
 @dataclass
@@ -85,14 +99,12 @@ async def bench(*, concurrency: int = 2, time_limit_s: float = 30, attempts_max:
         made.most_running = max(made.most_running, made.running)
         try:
             match payload.what:
-                case "refuse":
-                    raise TaskFailedError("never")
-                case "break":
-                    raise ConnectionError("away")
+                case what if what in RAISED:
+                    raise RAISED[what]
+                case "deaf":
+                    await swallow(made.gate)
                 case "wait":
                     await made.gate.wait()
-                case "time out inside":
-                    raise TimeoutError("a client's own deadline")
                 case "unwritable":
                     return object()
                 case "emit":
@@ -329,6 +341,31 @@ async def test_a_stop_goes_before_a_time_limit() -> None:
             running.cancel()
         await it.until(lambda: not it.executor._running)
         assert it.state("a") == State.PENDING
+
+
+async def test_a_task_that_is_cancelled_from_inside_uses_up_an_attempt() -> None:
+    """Nobody stopped it: given back without a count it would run again at once, for ever."""
+    async with bench(attempts_max=2) as it:
+        await it.accept("a", what="cancel itself")
+        await it.until(lambda: it.seen == ["a"] and it.state("a") == State.PENDING)
+        row = it.journal.rows.load("a")
+        assert row is not None
+        assert row.attempts == 1
+        it.clock.now += 1000
+        await it.until(lambda: it.state("a") == State.FAILED)
+        assert it.seen == ["a", "a"]
+
+
+async def test_a_task_that_swallows_its_cancellation_does_not_hold_up_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CANCEL_WAIT_S", 0.01)
+    async with bench() as it:
+        await it.accept("a", what="deaf")
+        await it.until(lambda: it.running == 1)
+        it.executor.pause()
+        async with asyncio.timeout(5):
+            assert await it.executor.finish(0) == 1
+        it.gate.set()
+        await it.until(lambda: not it.running)
 
 
 async def test_short_and_long_limits_share_the_timer() -> None:

@@ -54,10 +54,10 @@ class Deadlines:
 
     def _fire(self) -> None:
         now = self._loop.time() + RESOLUTION_S
-        for deadline in self._open:
-            if deadline.at <= now and not deadline.expired:
-                deadline.expired = True
-                deadline.task.cancel()
+        due = [deadline for deadline in self._open if deadline.at <= now and not deadline.expired]
+        for deadline in sorted(due, key=lambda each: each.at):
+            deadline.expired = True
+            deadline.task.cancel()
         self._timer, self._timer_at = None, float("inf")
         waiting = [deadline.at for deadline in self._open if not deadline.expired]
         if waiting:

@@ -13,6 +13,7 @@ from typing import Final
 
 from eco_workers import logs
 from eco_workers.errors import (
+    EcoWorkerError,
     IllegalStateError,
     InvalidTaskError,
     JournalBusyError,
@@ -32,6 +33,11 @@ IDLE_WAIT_S: Final = 1.0
 ERROR_CHARACTERS_MAX: Final = 2000
 JOURNAL_TRIES_MAX: Final = 5
 JOURNAL_PAUSE_S: Final = 0.05
+CANCEL_WAIT_S: Final = 5.0
+
+
+class SelfCancelledError(EcoWorkerError):
+    """A task's body ended as cancelled though nobody had cancelled it: something it awaited was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +132,11 @@ class Executor:
         left = dict(self._running)
         for task in left.values():
             task.cancel()
-        await asyncio.gather(*left.values(), return_exceptions=True)
+        if left:
+            # A body that swallows its cancellation must not keep the process: the next one finds its row.
+            _, deaf = await asyncio.wait(left.values(), timeout=CANCEL_WAIT_S)
+            if deaf:
+                log.warning("tasks do not end when cancelled", tasks=len(deaf))
         return len(left)
 
     def _begin(self, running: Running) -> None:
@@ -145,7 +155,9 @@ class Executor:
             log.exception("outcome could not be written", task_id=running.task_id)
             self._supervisor.report(error)
         finally:
-            self._running.pop(running.task_id, None)
+            # Given back and claimed anew, the same task may stand there under another attempt already.
+            if self._running.get(running.task_id) is asyncio.current_task():
+                del self._running[running.task_id]
             self._slot_free.set()
 
     async def _execute(self, running: Running) -> None:
@@ -193,7 +205,10 @@ class Executor:
         try:
             logs.bind(task_id=running.task_id, attempt=running.attempt)
             return encode(await task.function(context, task.parse(running.payload))), ""
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            if not deadline.task.cancelling():
+                # No stop: given back without a count, it would run again at once, for ever.
+                raise SelfCancelledError("the task was cancelled from inside") from error
             # Somebody else may have cancelled it as well: a stop goes before a time limit.
             if not deadline.expired or deadline.task.uncancel() > 0:
                 raise
