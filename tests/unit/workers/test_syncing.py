@@ -10,7 +10,7 @@ import pytest
 
 from eco_crds.contract import SYNC_SETTINGS_KEY
 from eco_crds.wal import SyncSettings
-from eco_workers.errors import SyncUnavailableError
+from eco_workers.errors import JournalBusyError, SyncUnavailableError
 from eco_workers.journal.model import NewTask
 from eco_workers.runtime import syncing as module
 from eco_workers.runtime.syncing import Syncing, on_synced, read_settings
@@ -104,6 +104,34 @@ async def test_while_suspended_nothing_is_sent_and_all_of_it_stays_due(tmp_path:
         assert (await it.journal.statistics()).counts.unsynced == 1
         it.settings()
         await it.until(lambda: it.target.seen == ["a"])
+
+
+async def test_a_question_while_suspended_does_not_stop_the_loop(tmp_path: Path) -> None:
+    """It is answered by no pass; a wait that it ended at once would let nothing else run."""
+    async with bench(tmp_path) as it:
+        it.settings(suspended=True)
+        await it.until(lambda: it.syncing._settings is not None)
+        it.syncing.ask()
+        await it.until(lambda: not it.syncing._asked.is_set())
+
+
+async def test_a_journal_that_was_busy_is_told_the_target_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a target nothing is due, and what has ended would be pruned unreported."""
+    journal = MemoryJournal()
+    syncing = Syncing(journal, Writer(journal, Target(), Origin("ns", "w", "w-0")), tmp_path)
+    (tmp_path / SYNC_SETTINGS_KEY).write_text(SyncSettings(target="main").model_dump_json())
+    with monkeypatch.context() as busy:
+
+        async def refuse(_target: str) -> None:
+            raise JournalBusyError("busy")
+
+        busy.setattr(journal, "set_sync_target", refuse)
+        with pytest.raises(JournalBusyError):
+            await syncing.sync_now()
+    await syncing.sync_now()
+    assert journal.sync_target == "main"
 
 
 async def test_settings_that_cannot_be_read_are_said_so_and_the_last_good_ones_stay(tmp_path: Path) -> None:

@@ -78,15 +78,16 @@ class Syncing:
                     due_at = loop.time() + settings.interval_s * random.uniform(0.9, 1.0)  # noqa: S311  # spreading load
                 except SyncUnavailableError as error:
                     failures += 1
-                    pause_s = min(UNAVAILABLE_CAP_S, settings.interval_s, UNAVAILABLE_FIRST_S * 2**failures)
+                    pause_s = min(UNAVAILABLE_CAP_S, settings.interval_s, UNAVAILABLE_FIRST_S * 2 ** min(failures, 16))
                     log.warning("sync target does not serve", error=str(error), pause_s=round(pause_s, 1))
                     due_at = loop.time() + pause_s * random.uniform(0.5, 1.0)  # noqa: S311  # spreading load
+            if settings is None or settings.suspended or self._writer is None:
+                self._asked.clear()
+                await asyncio.sleep(SETTINGS_POLL_S)
+                continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.01, min(SETTINGS_POLL_S, due_at - loop.time()))):
                     await self._asked.wait()
-            if self._settings is None or self._writer is None:
-                self._asked.clear()
-                await asyncio.sleep(SETTINGS_POLL_S)
 
     async def sync_now(self) -> int:
         """Run one pass and wait for it; rows sent. Raises SyncUnavailableError."""
@@ -106,10 +107,10 @@ class Syncing:
         self._settings_error = ""
         if settings is not None and self._writer is None:
             self._settings_error = f"sync target {settings.target!r} is set, but POSTGRES_HOST is not"
-        if settings == self._settings:
-            return
-        log.info("sync settings", settings=None if settings is None else settings.model_dump())
+        if settings != self._settings:
+            log.info("sync settings", settings=None if settings is None else settings.model_dump())
         self._settings = settings
+        # Asked each time: a journal that was busy has to be told again, or the sync would never begin.
         if settings is not None and settings.target != self._known_target:
             await self._journal.set_sync_target(settings.target)
             self._known_target = settings.target
