@@ -7,10 +7,14 @@ from typing import Final
 
 import pytest
 
+from eco_workers.journal import NewTask, SqliteJournal, failpoints
+from eco_workers.journal.walfile import survey
 from tests.crash import power
-from tests.support.cuts import Cutter, record
+from tests.crash.flips import FRAME_BYTES, LOG, LOG_HEADER_BYTES
+from tests.support.cuts import JOURNAL, Cutter, record
+from tests.support.powercut import Image, read_image, write_image
 from tests.support.scratch import memory_directory
-from tests.support.workload import live
+from tests.support.workload import IDENTITY, SMALL, live
 
 SEED: Final = 7
 
@@ -49,6 +53,43 @@ async def test_a_rebuild_that_was_cut_short_is_finished_by_the_next_one(director
     tally = await power.while_rebuilding(directory, SEED, tasks=6, draws=1, share=0.3)
     assert tally.complaints == []
     assert tally.states > 20
+
+
+async def test_two_torn_writes_one_after_the_other_are_no_damage(directory: Path) -> None:
+    """The end of the first, longer one still stands in the log when the second is cut short."""
+
+    def torn(image: Image, transactions: int) -> Image:
+        """Damage the log where the last so many of its transactions begin."""
+        write_image({LOG: image[LOG]}, directory / "look")
+        kept = (0, *survey(directory / "look" / LOG).commits)[-transactions - 1]
+        data = bytearray(image[LOG])
+        data[LOG_HEADER_BYTES + kept * FRAME_BYTES + 100] ^= 0xFF
+        return {**image, LOG: bytes(data)}
+
+    async def after(image: Image, task_id: str, size: int) -> tuple[Image, Image, int]:
+        """Images right after the start and after one more task, and the tasks that the start has found."""
+        started: list[Image] = []
+
+        def look(name: str) -> None:
+            if name == "open.epoch-raised":
+                started.append(read_image(directory / "work"))
+
+        write_image(image, directory / "work")
+        with failpoints.installed(look):
+            journal = await SqliteJournal.open(directory / "work" / JOURNAL, identity=IDENTITY, limits=SMALL)
+        async with journal:
+            found = (await journal.statistics()).counts.due
+            await journal.accept([NewTask(task_id, "resize", b'"%s"' % (b"x" * size), "q.batch")])
+            return started[0], read_image(directory / "work"), found
+
+    _, image, _ = await after({}, "first", 10)
+    _, image, _ = await after(image, "long", 60_000)
+    just_started, _, found = await after(torn(image, 1), "more", 10)
+    assert found == 1
+    # Without the precaution of that start its own transaction stands before the end of the long one.
+    commits = 1 if just_started[LOG][:LOG_HEADER_BYTES] != image[LOG][:LOG_HEADER_BYTES] else 2
+    _, _, found = await after(torn(just_started, commits), "last", 10)
+    assert found == 1
 
 
 @pytest.mark.parametrize("synchronous", ["NORMAL", "OFF"])

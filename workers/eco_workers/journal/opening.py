@@ -286,6 +286,11 @@ def _check(connection: apsw.Connection, plan: Plan, found: WalSurvey) -> None:
         raise JournalCorruptError(f"open journal {plan.path}: {'; '.join(problems[:3])}")
     if mark.exists():
         plan.files.unlink(mark)
+    replayed, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+    if found.behind(max(0, replayed)):
+        # What the power cut short still ends in a commit frame. Writing on over its first frames would leave that one
+        # standing behind the next torn write, and two of them look like a lost commit: begin the log anew instead.
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_FULL)
 
 
 def _take_over(connection: apsw.Connection, plan: Plan, lock: JournalLock) -> tuple[SqliteSession, str]:

@@ -34,8 +34,12 @@ class WalSurvey:
 
     def lost(self, replayed_frames: int) -> int:
         """Durable commits that a replay of so many frames left out; 0 when what it left out is one torn transaction."""
-        behind = sum(number > replayed_frames for number in self.commits + self.near_misses)
+        behind = self.behind(replayed_frames)
         return behind - 1 if behind >= 2 else 0
+
+    def behind(self, replayed_frames: int) -> int:
+        """Commit frames behind what a replay took: 0, or 1 where the power cut the last transaction short."""
+        return sum(number > replayed_frames for number in self.commits + self.near_misses)
 
 
 def survey(path: Path) -> WalSurvey:
