@@ -59,8 +59,15 @@ class DeploymentState:
 
     replicas: int
     ready: int
+    """Pods of the present template that are ready; those of the one before do not count."""
     image: str
     is_observed: bool
+    """Whether the controller has seen the present spec; until then its numbers are about the one before."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether what is wanted now runs and is ready."""
+        return self.is_observed and self.ready > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,7 +389,8 @@ def _deployment(body: Mapping[str, Any]) -> DeploymentState:
     image = next((entry["image"] for entry in containers if entry["name"] == contract.CONTAINER_NAME), "")
     return DeploymentState(
         replicas=int(spec.get("replicas", 1)),
-        ready=int(status.get("readyReplicas", 0)),
+        # The controller sees a new template before the pods of the old one have gone, and counts them for a moment.
+        ready=min(int(status.get("readyReplicas", 0)), int(status.get("updatedReplicas", 0))),
         image=image,
         is_observed=int(status.get("observedGeneration", 0)) >= int(body["metadata"].get("generation", 0)),
     )

@@ -144,7 +144,8 @@ class Fleet:
         if status.get("readyReplicas", 0) == ready and status.get("observedGeneration") == generation:
             return
         path = kinds.DEPLOYMENT.path(self.namespace, deployment["metadata"]["name"], "status")
-        new = {"observedGeneration": generation, "replicas": 1, "readyReplicas": ready, "availableReplicas": ready}
+        counts = {"replicas": 1, "updatedReplicas": 1, "readyReplicas": ready, "availableReplicas": ready}
+        new = {"observedGeneration": generation, **counts}
         await self.cluster._request("replace", kinds.DEPLOYMENT, path, body={**deployment, "status": new})
 
     async def _all(self, kind: kinds.Kind) -> list[dict[str, Any]]:

@@ -151,7 +151,8 @@ class InMemory:
         }
         self.put(kinds.POD, pod)
         deployment = self.bodies[(kinds.DEPLOYMENT.kind, name)]
-        self.put(kinds.DEPLOYMENT, merge(deployment, {"status": {"readyReplicas": 1, "observedGeneration": 1}}))
+        status = {"readyReplicas": 1, "updatedReplicas": 1, "observedGeneration": 1}
+        self.put(kinds.DEPLOYMENT, merge(deployment, {"status": status}))
         self.report(name, **report)
 
     def report(self, name: str, **changes: Any) -> None:

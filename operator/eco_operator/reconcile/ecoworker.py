@@ -101,9 +101,7 @@ def _next_to_roll(seen: Observation, worker: EcoWorker, image: str) -> frozenset
     for shard in seen.shards[: worker.spec.replicas]:
         if shard.deployment is None or shard.deployment.deployment is None:
             continue
-        state = shard.deployment.deployment
-        is_up = state.is_observed and state.ready > 0
-        if not is_up:
+        if not shard.deployment.deployment.is_up:
             down.append(shard.index)
         elif drift(deployment.build(worker, shard.index, image=image), shard.deployment):
             outdated.append(shard.index)

@@ -98,7 +98,7 @@ def _findings(seen: Observation, shards: list[ShardStatus], outcome: Outcome) ->
     stalled = next(_obstacles(seen, outcome), None)
     health = _health(shards)
     waiting = [shard for shard in shards if not shard.ready]
-    yield _ready(shards, stalled, health, waiting)
+    yield _ready(shards, stalled, health, waiting) or _current(seen)
     yield health
     if stalled is not None:
         yield stalled
@@ -129,7 +129,10 @@ def _obstacles(seen: Observation, outcome: Outcome) -> Iterator[Finding]:
         yield Finding(ConditionType.STALLED, _TRUE, "Rejected", "; ".join(outcome.rejected)[:MESSAGE_LENGTH_MAX])
 
 
-def _ready(shards: list[ShardStatus], stalled: Finding | None, health: Finding, waiting: list[ShardStatus]) -> Finding:
+def _ready(
+    shards: list[ShardStatus], stalled: Finding | None, health: Finding, waiting: list[ShardStatus]
+) -> Finding | None:
+    """The headline as far as health has a say in it; None when all is well."""
     if stalled is not None:
         reason = "Conflict" if stalled.reason in {"ForeignClaim", "NameConflict"} else "ShardsNotReady"
         return Finding(ConditionType.READY, _FALSE, reason, stalled.message)
@@ -144,6 +147,17 @@ def _ready(shards: list[ShardStatus], stalled: Finding | None, health: Finding, 
         return Finding(ConditionType.READY, _UNKNOWN, "ProbeUnavailable", told)
     if health.status is not _TRUE:
         return Finding(ConditionType.READY, _FALSE, "WALUnhealthy", health.message)
+    return None
+
+
+def _current(seen: Observation) -> Finding:
+    """The headline of shards that are all well: good for this generation only if they are what it asks for."""
+    assert seen.worker is not None, "asked of valid objects"  # noqa: S101  # a caller's mistake
+    wanted = [] if seen.worker.paused else seen.shards[: seen.worker.spec.replicas]
+    behind = [it.name for it in wanted if it.deployment is not None and _is_outdated(seen, it.deployment, it.index)]
+    if behind:
+        told = f"{', '.join(behind)}: still as an earlier spec had it"
+        return Finding(ConditionType.READY, _FALSE, "ShardsNotReady", told[:MESSAGE_LENGTH_MAX])
     return Finding(ConditionType.READY, _TRUE, "AllShardsReady", "every shard is ready")
 
 
@@ -166,8 +180,7 @@ def _is_settled(seen: Observation) -> bool:
     return not surplus and all(
         shard.deployment is not None
         and shard.deployment.deployment is not None
-        and shard.deployment.deployment.is_observed
-        and shard.deployment.deployment.ready > 0
+        and shard.deployment.deployment.is_up
         and not shard.deployment.is_deleting
         and not _is_outdated(seen, shard.deployment, shard.index)
         for shard in wanted
@@ -209,7 +222,7 @@ def _shard(seen: Observation, shard: Shard, bounds: Bounds) -> ShardStatus:
         # What an earlier process said of the journal is no news of what the present one finds.
         verdict = Verdict(WalState.UNKNOWN, "the worker has started anew and not been heard of yet")
     child = shard.deployment
-    ready = bool(child and child.deployment and child.deployment.ready > 0) and not (child and child.is_deleting)
+    ready = child is not None and child.deployment is not None and child.deployment.is_up and not child.is_deleting
     message = verdict.message
     if not ready and verdict.state in {WalState.UNKNOWN, WalState.HEALTHY}:
         message = _kubelet_says(shard) or message

@@ -196,6 +196,17 @@ def test_ready_shards_roll_one_after_the_other(world: InMemory) -> None:
     assert rolled == ["Deployment/storage-0"]
 
 
+def test_a_shard_whose_old_pod_is_still_counted_as_ready_holds_the_others(world: InMemory) -> None:
+    world.ready(2)
+    world.apply_worker(concurrency=9)
+    world.act()
+    # What the deployment controller writes between seeing the new template and the end of the old pod.
+    status = {"observedGeneration": 2, "readyReplicas": 1, "updatedReplicas": 0}
+    body = world.bodies[(kinds.DEPLOYMENT.kind, "storage-0")]
+    world.put(kinds.DEPLOYMENT, merge(body, {"metadata": {"generation": 2}, "status": status}))
+    assert "Deployment/storage-1" not in applied(world.plan())
+
+
 def test_a_shard_that_is_down_rolls_at_once_and_holds_the_others(world: InMemory) -> None:
     world.ready(3)
     body = world.bodies[(kinds.DEPLOYMENT.kind, "storage-1")]

@@ -34,7 +34,8 @@ class Server:
         self.statuses.append(desired)
         self.version += 1
         written = {**self.bodies[desired["kind"], desired["metadata"]["name"]], "status": desired["status"]}
-        return merge(written, {"metadata": {"resourceVersion": str(self.version)}})
+        answer: dict[str, Any] = merge(written, {"metadata": {"resourceVersion": str(self.version)}})
+        return answer
 
 
 def synced_world() -> InMemory:

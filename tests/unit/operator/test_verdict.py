@@ -174,6 +174,44 @@ def test_a_verdict_is_about_the_generation_it_was_found_for(world: InMemory) -> 
     assert verdict(world, "Reconciling") == ("True", "Progressing")
 
 
+def test_a_template_that_the_controller_has_not_seen_is_not_ready_on_the_word_about_the_one_before(
+    world: InMemory,
+) -> None:
+    world.ready(1)
+    world.apply_worker(concurrency=9)
+    world.act()
+    body = world.bodies[(kinds.DEPLOYMENT.kind, "storage-0")]
+    world.put(kinds.DEPLOYMENT, merge(body, {"metadata": {"generation": 2}}))
+    status = world.conclude()
+    ready = status.condition("Ready")
+    assert ready is not None
+    assert (ready.status, ready.reason) == ("False", "ShardsNotReady")
+    assert status.observed_generation == 2
+    assert status.summary is not None
+    assert status.summary.ready == "0/1"
+
+
+def test_shards_that_the_new_spec_has_not_reached_are_not_what_ready_means(world: InMemory) -> None:
+    world.ready(1)
+    world.apply_worker(concurrency=9)
+    status = world.conclude(Outcome(failed=("storage-0: 500",)))
+    assert [(it.type, it.status, it.reason) for it in status.conditions] == [
+        ("Ready", "False", "ShardsNotReady"),
+        ("Reconciling", "True", "Retrying"),
+        ("WALHealthy", "True", "Healthy"),
+    ]
+
+
+def test_shards_of_an_ecoworker_of_that_name_that_is_gone_do_not_make_the_new_one_ready(world: InMemory) -> None:
+    world.ready(1)
+    world.remove(kinds.ECO_WORKER, KEY.name)
+    world.settle()
+    world.apply_worker(replicas=1)
+    ready = world.conclude().condition("Ready")
+    assert ready is not None
+    assert ready.status == "False"
+
+
 def test_the_time_of_a_condition_changes_with_its_status_only(world: InMemory) -> None:
     world.ready(1)
     before = world.conclude().condition("WALHealthy")
