@@ -26,7 +26,7 @@ from eco_workers.journal.upkeep import Upkeep
 from eco_workers.journal.waking import Waking
 
 T = TypeVar("T")
-REPUBLISH_AT_ONCE: Final = 500
+REPUBLISH_AT_ONCE: Final = 100
 RETRY_AT_ONCE: Final = 1_000
 CLOSE_AT_ONCE: Final = 1_000
 

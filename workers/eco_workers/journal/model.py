@@ -266,7 +266,7 @@ class TaskJournal(Protocol):
         """Close, without a message, rows whose redelivery has not come for so long: it went elsewhere; how many."""
 
     async def outbox(self, limit: int) -> list[OutboxMessage]:
-        """Unsent messages, oldest first."""
+        """Unsent messages, oldest first; fewer than `limit` where they are large, and none only when none is due."""
 
     async def sent(self, row_ids: Sequence[int]) -> None:
         """Mark messages that the broker confirmed; a republished task becomes terminal with it."""
@@ -275,7 +275,10 @@ class TaskJournal(Protocol):
         """Count an attempt of a message that could not be routed; parked after the last one, never dropped."""
 
     async def unsynced(self, limit: int) -> list[Report]:
-        """Terminal rows that owe their report, oldest end first; republished rows are not among them."""
+        """Terminal rows that owe their report, oldest end first; republished rows are not among them.
+
+        Fewer than `limit` where they are large, and none only when none is due.
+        """
 
     async def synced(self, versions: Mapping[str, int]) -> None:
         """Mark rows whose COMMIT has returned; a row that changed since (another version) stays due."""
@@ -293,7 +296,10 @@ class TaskJournal(Protocol):
         """Keep the sync target; the empty string forgets it."""
 
     async def prune(self, *, keep_s: float, limit: int = 1000) -> int:
-        """Delete ended rows older than `keep_s` that owe nothing (synced or without a target, all sent); how many."""
+        """Delete ended rows older than `keep_s` that owe nothing (synced or without a target, all sent); how many.
+
+        Fewer than `limit` where they are large, and none only when none is left.
+        """
 
     async def checkpoint(self) -> int:
         """Move the write-ahead log into the database file; pages moved."""

@@ -400,10 +400,10 @@ class Operations:
         """After a clock was set back: what may run at once does not wait, and nothing waits longer than the bound."""
         self.context.next_due = now  # what was known of the schedule was told in another time
         latest = now + self.context.limits.scheduled_ahead_s_max
-        for row in self.rows.due_after(now, limit=1_000_000):
+        for row in self.rows.due_too_late(now, latest, limit=1_000_000):
             if row.not_before is None:
                 self.rows.store(row, row._replace(due_at=now).sealed())
-            elif row.not_before > latest:
+            else:
                 self.rows.store(row, row._replace(not_before=latest, due_at=latest).sealed())
 
     # -- parts ----------------------------------------------------------------------------------------------------

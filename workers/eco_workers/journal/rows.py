@@ -59,8 +59,8 @@ class Rows(Protocol):
     def next_expiry(self) -> float | None:
         """When the next pending row expires."""
 
-    def due_after(self, moment: float, limit: int) -> list[TaskRow]:
-        """Pending rows that are due later than `moment`."""
+    def due_too_late(self, now: float, latest: float, limit: int) -> list[TaskRow]:
+        """Pending rows that wait though they may run at once, or that are scheduled behind `latest`."""
 
     def running(self, limit: int) -> list[TaskRow]:
         """Running rows, the earliest started first."""

@@ -25,6 +25,9 @@ from eco_workers.journal.records import (
 )
 from eco_workers.journal.rows import Backlog
 
+BYTES_AT_ONCE: Final = 16 * 1024 * 1024
+"""Payloads and results that are read in one go by those who come back for more: rows may be a MiB each."""
+
 
 class SqliteRows:
     """Rows in one SQLite file, through one connection that belongs to one thread."""
@@ -169,9 +172,9 @@ class SqliteRows:
         """When the next pending row expires."""
         return _first(self._execute(self._sql["task_next_expiry"]))
 
-    def due_after(self, moment: float, limit: int) -> list[TaskRow]:
-        """Pending rows that are due later."""
-        return self._tasks(self._sql["task_due_after"], (moment, limit))
+    def due_too_late(self, now: float, latest: float, limit: int) -> list[TaskRow]:
+        """Pending rows that wait for no reason, or for too long."""
+        return self._tasks(self._sql["task_due_too_late"], (now, latest, limit))
 
     def running(self, limit: int) -> list[TaskRow]:
         """Running rows."""
@@ -195,7 +198,7 @@ class SqliteRows:
 
     def unsynced(self, limit: int) -> list[TaskRow]:
         """Rows that owe a report."""
-        return self._tasks(self._sql["task_unsynced"], (limit,))
+        return self._within(self._sql["task_unsynced"], (limit,))
 
     def sync_parked(self, limit: int) -> list[TaskRow]:
         """Rows whose report is parked."""
@@ -208,7 +211,7 @@ class SqliteRows:
             names.append("prunable_unreported")
         rows: list[TaskRow] = []
         for name in names:
-            rows += self._tasks(self._sql[name], (ended_before, limit - len(rows)))
+            rows += self._within(self._sql[name], (ended_before, limit - len(rows)))
         return rows
 
     def all_tasks(self, after_id: int, limit: int) -> Iterable[tuple[int, TaskRow]]:
@@ -262,7 +265,16 @@ class SqliteRows:
 
     def outbox_unsent(self, now: float, limit: int) -> list[OutboxRow]:
         """Messages to be sent."""
-        return self._messages("outbox_unsent", (now, limit))
+        found: list[OutboxRow] = []
+        left = BYTES_AT_ONCE
+        cursor = self._execute(self._sql["outbox_unsent"], (now, limit))
+        for values in cursor:
+            found.append(checked_outbox(OutboxRow._make(values)))
+            left -= len(found[-1].body)
+            if left <= 0:
+                break
+        cursor.close()
+        return found
 
     def outbox_parked(self, limit: int) -> list[OutboxRow]:
         """Parked messages."""
@@ -311,6 +323,19 @@ class SqliteRows:
 
     def _tasks(self, statement: str, values: tuple[Any, ...]) -> list[TaskRow]:
         return [checked_task(TaskRow._make(row)) for row in self._execute(statement, values).fetchall()]
+
+    def _within(self, statement: str, values: tuple[Any, ...]) -> list[TaskRow]:
+        """Rows until they weigh `BYTES_AT_ONCE`; at least one where there is one."""
+        found: list[TaskRow] = []
+        left = BYTES_AT_ONCE
+        cursor = self._execute(statement, values)
+        for row in cursor:
+            found.append(checked_task(TaskRow._make(row)))
+            left -= len(found[-1].payload) + len(found[-1].result or b"")
+            if left <= 0:
+                break
+        cursor.close()
+        return found
 
     def _messages(self, name: str, values: tuple[Any, ...]) -> list[OutboxRow]:
         return [checked_outbox(OutboxRow._make(row)) for row in self._execute(self._sql[name], values).fetchall()]

@@ -437,7 +437,7 @@ class Worker:
             if rounds % PARKED_RETRY_ROUNDS == 0 and (again := await journal.retry_parked()):
                 log.info("parked rows are tried again", rows=again)
             for _ in range(PRUNE_PASSES_MAX):
-                if await journal.prune(keep_s=self.settings.retention_s, limit=PRUNE_ROWS) < PRUNE_ROWS:
+                if not await journal.prune(keep_s=self.settings.retention_s, limit=PRUNE_ROWS):
                     break
                 # The journal is for work first.
                 await asyncio.sleep(PRUNE_PAUSE_S)

@@ -45,8 +45,9 @@ class Database:
 
         Raises SyncUnavailableError when no row is to blame, RowRefusedError when one of the rows is.
         """
-        records = sorted((_record(row, origin) for row in rows), key=lambda record: str(record[0]))
         async with self._connection(f"write {len(rows)} rows") as connection:
+            # In here, since a value that cannot be turned into a column's is the row's fault and no defect of ours.
+            records = sorted((_record(row, origin) for row in rows), key=lambda record: str(record[0]))
             await self._migrate(connection)
             async with connection.transaction():
                 await connection.execute(merge.STAGING)

@@ -95,9 +95,10 @@ class MemoryRows:
         """When the next pending row expires."""
         return min((row.expires_at for row in self._pending() if row.expires_at is not None), default=None)
 
-    def due_after(self, moment: float, limit: int) -> list[TaskRow]:
-        """Pending rows that are due later."""
-        return [row for row in self._pending() if row.due_at is not None and row.due_at > moment][:limit]
+    def due_too_late(self, now: float, latest: float, limit: int) -> list[TaskRow]:
+        """Pending rows that wait for no reason, or for too long."""
+        waiting = [row for row in self._pending() if row.due_at is not None and row.due_at > now]
+        return [row for row in waiting if row.not_before is None or row.not_before > latest][:limit]
 
     def running(self, limit: int) -> list[TaskRow]:
         """Running rows."""
