@@ -5,8 +5,15 @@ machines does not matter. Fields are only ever added, and an unknown field is ig
 """
 
 from enum import StrEnum
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
+
+AGE_S_MAX: Final = 1e10
+"""Three centuries: an age beyond it, or none that is a number, comes of no clock and could not be made a date."""
+
+Age = Annotated[float, Field(ge=-AGE_S_MAX, le=AGE_S_MAX, allow_inf_nan=False)]
+"""Seconds; a little below zero when the worker's clock was set back."""
 
 
 class JournalMode(StrEnum):
@@ -50,14 +57,14 @@ class WalAges(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    oldest_due_s: float | None = None
-    oldest_running_s: float | None = None
-    oldest_unsynced_s: float | None = None
-    oldest_outbox_s: float | None = None
-    last_progress_s: float | None = Field(
+    oldest_due_s: Age | None = None
+    oldest_running_s: Age | None = None
+    oldest_unsynced_s: Age | None = None
+    oldest_outbox_s: Age | None = None
+    last_progress_s: Age | None = Field(
         None, description="Since a row last ended, or work last became due; null while nothing is due or running."
     )
-    last_checkpoint_s: float | None = None
+    last_checkpoint_s: Age | None = None
 
 
 class WalVolume(BaseModel):
@@ -77,15 +84,19 @@ class WalReport(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     shard: str = Field(description="Name of the shard, as in `storage-0`.")
-    journal_uuid: str = Field("", description="Identity of the journal file; empty when there is none to read.")
-    incarnation: str = Field("", description="`<boot id>:<epoch>` of the process that owns the journal.")
+    journal_uuid: str = Field(
+        "", max_length=64, description="Identity of the journal file; empty when there is none to read."
+    )
+    incarnation: str = Field(
+        "", max_length=128, description="`<boot id>:<epoch>` of the process that owns the journal."
+    )
     epoch: int = Field(0, ge=0)
     mode: JournalMode
     counts: WalCounts = WalCounts()
     ages: WalAges = WalAges()
     volume: WalVolume = WalVolume()
     last_error: str = Field("", max_length=1024)
-    resumed_after_s: float | None = Field(
+    resumed_after_s: Age | None = Field(
         None, description="From the start of this process to the first task it took up again; null when there was none."
     )
     recovered: int = Field(0, ge=0, description="Unfinished rows found at this start.")
@@ -93,7 +104,7 @@ class WalReport(BaseModel):
         "", description="Name of the sync target kept in the journal; empty when there never was one."
     )
     sync_error: str = Field("", max_length=1024)
-    last_sync_s: float | None = Field(
+    last_sync_s: Age | None = Field(
         None, description="Since the last batch that was committed, or found nothing to do."
     )
     consuming: bool = Field(False, description="Whether the consumer holds an open channel with an active consumer.")

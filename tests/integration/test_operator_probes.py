@@ -38,6 +38,11 @@ def said(report: WalReport) -> Callable[[], web.Response]:
     return lambda: web.Response(text=report.model_dump_json(), content_type="application/json")
 
 
+def with_age(age: str) -> Callable[[], web.Response]:
+    whole = REPORT.model_copy(update={"ages": WalAges(oldest_due_s=7777.0)}).model_dump_json()
+    return lambda: web.Response(text=whole.replace("7777.0", age), content_type="application/json")
+
+
 @asynccontextmanager
 async def probing(
     answer: Callable[[], web.Response], *, interval_s: float = 0.1
@@ -129,8 +134,11 @@ async def test_what_may_change_a_verdict_is_news(change: dict[str, object]) -> N
         (lambda: web.Response(text="hello"), "not a report"),
         (said(REPORT.model_copy(update={"shard": "storage-7"})), "answered for shard 'storage-7'"),
         (lambda: web.Response(text="x" * (REPORT_BYTES_MAX + 10)), "more than"),
+        (with_age("NaN"), "not a report: 1 fields wrong"),
+        (with_age("1e300"), "not a report: 1 fields wrong"),
+        (said(REPORT.model_copy(update={"incarnation": "x" * 200})), "not a report: 1 fields wrong"),
     ],
-    ids=["failure", "redirect", "no-report", "another-shard", "too-large"],
+    ids=["failure", "redirect", "no-report", "another-shard", "too-large", "no-number", "no-age", "long-name"],
 )
 async def test_what_is_no_report_of_this_shard_is_no_answer(answer: Callable[[], web.Response], why: str) -> None:
     async with probing(answer) as (prober, worker):
