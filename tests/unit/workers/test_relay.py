@@ -1,11 +1,15 @@
 """The relay over the in-memory journal and a publisher that answers as told."""
 
+import asyncio
 from collections.abc import Sequence
+
+import pytest
 
 from eco_workers.broker.publisher import Message, Publisher, Receipt, Result
 from eco_workers.errors import BrokerUnavailableError
 from eco_workers.journal.model import Emit, NewTask
 from eco_workers.metrics import Metrics
+from eco_workers.runtime import relay as module
 from eco_workers.runtime.relay import Relay
 from eco_workers.testing import MemoryJournal
 
@@ -66,3 +70,21 @@ async def test_a_flush_gives_up_at_its_bound_while_the_broker_is_away() -> None:
     publisher.away = True
     assert not await Relay(journal, publisher, Metrics()).flush(0.05)
     assert len(await journal.outbox(10)) == 1
+
+
+async def test_a_full_queue_does_not_hold_up_messages_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More messages wait for it than one batch holds; those behind them go elsewhere."""
+    monkeypatch.setattr(module, "BATCH_MESSAGES", 2)
+    journal, publisher = await with_messages("q.full", "q.full", "q.full", "q.ai", "q.api"), Scripted()
+    publisher.results["q.full"] = Receipt(Result.UNKNOWN, "refused", refused=True)
+    relay = Relay(journal, publisher, Metrics())
+    assert await relay.pass_once() == 2
+    assert await relay.pass_once() == 2
+    left = await journal.outbox(10)
+    assert {message.routing_key for message in left} == {"q.full"}
+    assert len(left) == 3
+    assert not await relay.flush(0.01)
+    publisher.results.clear()
+    async with asyncio.timeout(5):
+        assert await relay.flush(5)
+    assert await journal.outbox(10) == []

@@ -67,6 +67,8 @@ class Receipt:
 
     result: Result
     error: str = ""
+    refused: bool = False
+    """The broker takes no messages for this destination for now: one behind it that goes elsewhere need not wait."""
 
 
 class Publisher:
@@ -155,7 +157,7 @@ class Publisher:
             except aiormq.exceptions.PublishError as error:
                 return Receipt(Result.UNROUTABLE, f"returned: {error}"[:300])
             except aiormq.exceptions.DeliveryError:
-                return Receipt(Result.UNKNOWN, "the broker refused it (nack)")
+                return Receipt(Result.UNKNOWN, "the broker refused it (nack)", refused=True)
             except (aiormq.exceptions.ChannelNotFoundEntity, aiormq.exceptions.ChannelPreconditionFailed) as error:
                 return Receipt(Result.UNKNOWN, f"channel closed: {wire.describe(error)}"[:300])
             except wire.CONNECTION_ERRORS as error:

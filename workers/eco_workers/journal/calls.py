@@ -4,7 +4,7 @@ How an operation is run, on a thread with a file or at once on dictionaries, is 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
 from eco_workers.journal import limits as bounds
@@ -187,10 +187,10 @@ class JournalCalls(ABC):
 
     # -- outbox ---------------------------------------------------------------------------------------------------
 
-    async def outbox(self, limit: int) -> list[OutboxMessage]:
+    async def outbox(self, limit: int, *, without: Collection[str] = ()) -> list[OutboxMessage]:
         """Unsent messages, oldest first."""
         self._waking.outbox.clear()
-        return await self._run(lambda ops: ops.outbox(limit))
+        return await self._run(lambda ops: ops.outbox(limit, without))
 
     async def sent(self, row_ids: Sequence[int]) -> None:
         """Mark messages that the broker confirmed."""

@@ -4,7 +4,7 @@ Times are unix seconds (float) of the journal's clock, payloads are UTF-8 JSON d
 a row that was read is a fact about the moment of reading.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -265,8 +265,11 @@ class TaskJournal(Protocol):
     async def close_unacked(self, *, after_s: float = 900.0) -> int:
         """Close, without a message, rows whose redelivery has not come for so long: it went elsewhere; how many."""
 
-    async def outbox(self, limit: int) -> list[OutboxMessage]:
-        """Unsent messages, oldest first; fewer than `limit` where they are large, and none only when none is due."""
+    async def outbox(self, limit: int, *, without: Collection[str] = ()) -> list[OutboxMessage]:
+        """Unsent messages, oldest first; none with a routing key of `without`.
+
+        Fewer than `limit` where they are large, and none only when none is due.
+        """
 
     async def sent(self, row_ids: Sequence[int]) -> None:
         """Mark messages that the broker confirmed; a republished task becomes terminal with it."""

@@ -172,7 +172,8 @@ ON CONFLICT (message_id) DO NOTHING;
 SELECT {outbox} FROM outbox WHERE id = ?;
 
 -- name: outbox_unsent
-SELECT {outbox} FROM outbox WHERE status = 'unsent' AND next_at <= ? ORDER BY id LIMIT ?;
+SELECT {outbox} FROM outbox WHERE status = 'unsent' AND next_at <= ?
+  AND routing_key NOT IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?;
 
 -- name: outbox_parked
 SELECT {outbox} FROM outbox WHERE status = 'parked' ORDER BY id LIMIT ?;

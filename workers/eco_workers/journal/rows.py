@@ -101,8 +101,8 @@ class Rows(Protocol):
     def outbox_row(self, row_id: int) -> OutboxRow | None:
         """One message."""
 
-    def outbox_unsent(self, now: float, limit: int) -> list[OutboxRow]:
-        """Messages to be sent, oldest first; none that pauses after an attempt."""
+    def outbox_unsent(self, now: float, limit: int, without: Collection[str] = ()) -> list[OutboxRow]:
+        """Messages to be sent, oldest first; none that pauses, none with a routing key of `without`."""
 
     def outbox_parked(self, limit: int) -> list[OutboxRow]:
         """Parked messages."""

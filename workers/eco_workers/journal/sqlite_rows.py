@@ -263,11 +263,11 @@ class SqliteRows:
         row = self._execute(self._sql["outbox_row"], (row_id,)).fetchone()
         return None if row is None else checked_outbox(OutboxRow._make(row))
 
-    def outbox_unsent(self, now: float, limit: int) -> list[OutboxRow]:
+    def outbox_unsent(self, now: float, limit: int, without: Collection[str] = ()) -> list[OutboxRow]:
         """Messages to be sent."""
         found: list[OutboxRow] = []
         left = BYTES_AT_ONCE
-        cursor = self._execute(self._sql["outbox_unsent"], (now, limit))
+        cursor = self._execute(self._sql["outbox_unsent"], (now, json.dumps(list(without)), limit))
         for values in cursor:
             found.append(checked_outbox(OutboxRow._make(values)))
             left -= len(found[-1].body)

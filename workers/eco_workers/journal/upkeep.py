@@ -1,6 +1,6 @@
 """The operations on what tasks leave behind: outgoing messages, reports to the sync target, old rows, statistics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from eco_crds.wal import WalAges, WalCounts
@@ -21,9 +21,9 @@ class Upkeep(Operations):
 
     # -- outbox ---------------------------------------------------------------------------------------------------
 
-    def outbox(self, limit: int) -> list[OutboxMessage]:
+    def outbox(self, limit: int, without: Collection[str] = ()) -> list[OutboxMessage]:
         """Messages to be sent, oldest first."""
-        return [messages.outgoing(row) for row in self.rows.outbox_unsent(self.now(), limit)]
+        return [messages.outgoing(row) for row in self.rows.outbox_unsent(self.now(), limit, without)]
 
     def sent(self, row_ids: Sequence[int]) -> None:
         """Mark messages that the broker confirmed; one that was marked before stays as it is."""

@@ -1,7 +1,8 @@
 """Emptying the outbox: what is written there goes to the broker and is marked once the broker has confirmed it.
 
 One batch at a time, oldest first. A message that reaches no queue counts an attempt and is parked in the end; one whose
-fate is unknown is sent again under the same id.
+fate is unknown is sent again under the same id. What the broker refuses because its queue is full waits, and all else
+for that queue with it, while messages for other queues go on.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ from eco_workers.metrics import Metrics
 log = logs.get(__name__)
 BATCH_MESSAGES: Final = 256
 IDLE_WAIT_S: Final = 1.0
+FULL_QUEUES_MAX: Final = 100
+"""Queues that are known to be full; beyond it the one found first is offered its messages again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class Relay:
         self._metrics = metrics
         self._state = RelayStatistics()
         self._backoff = Backoff()
+        self._full: dict[str, tuple[Backoff, float]] = {}
+        """By routing key: when, by the loop's clock, a queue that was full is offered messages again."""
 
     def statistics(self) -> RelayStatistics:
         """The state of this moment."""
@@ -70,22 +75,28 @@ class Relay:
                     moved = await self.pass_once()
             except (BrokerUnavailableError, JournalBusyError, TimeoutError):
                 moved = 0
-            if moved is None:
+            if moved is None and not self._full:
                 return True
             if not moved:
                 await asyncio.sleep(min(0.2, max(0.0, deadline - time.monotonic())))
         return False
 
     async def pass_once(self) -> int | None:
-        """Publish one batch: how many were confirmed; None when nothing was due."""
-        messages = await self._journal.outbox(BATCH_MESSAGES)
+        """Publish one batch: how many were confirmed or wait for their queue now; None when nothing was due."""
+        now = asyncio.get_running_loop().time()
+        messages = await self._journal.outbox(
+            BATCH_MESSAGES, without=[key for key, (_, until) in self._full.items() if until > now]
+        )
         if not messages:
+            self._full = {key: (pause, until) for key, (pause, until) in self._full.items() if until > now}
             return None
         receipts = await self._publisher.publish(messages)
         confirmed = [m.row_id for m, r in zip(messages, receipts, strict=True) if r.result is Result.CONFIRMED]
         if confirmed:
             await self._journal.sent(confirmed)
             self._metrics.outbox.labels("confirmed").inc(len(confirmed))
+        refused = [m for m, r in zip(messages, receipts, strict=True) if r.refused]
+        self._note_full({m.routing_key for m in messages}, {m.routing_key for m in refused}, now)
         unroutable = [(m, r.error) for m, r in zip(messages, receipts, strict=True) if r.result is Result.UNROUTABLE]
         for message, error in unroutable:
             await self._park(message, error)
@@ -95,7 +106,16 @@ class Relay:
         self._state = RelayStatistics(
             self._state.sent + len(confirmed), self._state.unroutable + len(unroutable), error
         )
-        return len(confirmed)
+        return len(confirmed) + len(refused)
+
+    def _note_full(self, offered: set[str], refused: set[str], now: float) -> None:
+        for key in offered - refused:
+            self._full.pop(key, None)
+        for key in refused:
+            pause, _ = self._full.pop(key, (Backoff(), 0.0))
+            if len(self._full) >= FULL_QUEUES_MAX:
+                self._full.pop(next(iter(self._full)))
+            self._full[key] = (pause, now + pause.next_s())
 
     async def _park(self, message: OutboxMessage, error: str) -> None:
         log.warning("message reaches no queue", message_id=message.message_id, kind=message.kind, error=error)

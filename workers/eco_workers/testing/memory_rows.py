@@ -190,9 +190,10 @@ class MemoryRows:
         row = self.messages.get(row_id)
         return None if row is None else checked_outbox(row)
 
-    def outbox_unsent(self, now: float, limit: int) -> list[OutboxRow]:
+    def outbox_unsent(self, now: float, limit: int, without: Collection[str] = ()) -> list[OutboxRow]:
         """Messages to be sent."""
-        return [row for row in self.messages.values() if row.status == "unsent" and row.next_at <= now][:limit]
+        due = [row for row in self.messages.values() if row.status == "unsent" and row.next_at <= now]
+        return [row for row in due if row.routing_key not in without][:limit]
 
     def outbox_parked(self, limit: int) -> list[OutboxRow]:
         """Parked messages."""
