@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from eco_workers.errors import JournalCorruptError, JournalFatalError
+from eco_workers.errors import JournalCorruptError, JournalFatalError, JournalRefusedError
 from eco_workers.runtime import supervisor as module
 from eco_workers.runtime.supervisor import Supervisor
 
@@ -90,3 +90,37 @@ async def test_stop_is_heard_even_when_a_library_swallows_a_cancellation(monkeyp
     async with asyncio.timeout(5):
         await supervisor.stop()
     assert swallowed == 1
+
+
+async def test_a_task_that_runs_already_is_not_begun_a_second_time() -> None:
+    """A second of the same name would be out of the reach of `stop`."""
+    supervisor = Supervisor()
+    begun: list[int] = []
+
+    async def work() -> None:
+        begun.append(1)
+        await asyncio.Event().wait()
+
+    supervisor.start("drain", work)
+    supervisor.start("drain", work)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert begun == [1]
+    await supervisor.stop("drain")
+    supervisor.start("drain", work)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert begun == [1, 1]
+    await supervisor.stop()
+
+
+async def test_a_journal_that_was_taken_over_ends_the_worker_at_the_first_word() -> None:
+    supervisor = Supervisor()
+
+    async def work() -> None:
+        raise JournalRefusedError("another process has taken it over")
+
+    supervisor.start("executor", work)
+    async with asyncio.timeout(5):
+        assert isinstance(await supervisor.failed(), JournalRefusedError)
+    await supervisor.stop()

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from eco_workers import logs
-from eco_workers.errors import JournalCorruptError, JournalFatalError, JournalLostError
+from eco_workers.errors import JournalCorruptError, JournalFatalError, JournalRefusedError
 
 log = logs.get(__name__)
 DEATHS_MAX: Final = 5
@@ -19,7 +19,8 @@ DEATHS_WINDOW_S: Final = 60.0
 PAUSE_FIRST_S: Final = 0.1
 CANCEL_AGAIN_S: Final = 6.0
 """Longer than closing a connection may take."""
-FATAL: Final = (JournalFatalError, JournalCorruptError, JournalLostError)
+FATAL: Final = (JournalFatalError, JournalCorruptError, JournalRefusedError)
+"""The last one: another process has taken the journal over while this one still ran."""
 
 
 class Supervisor:
@@ -31,7 +32,9 @@ class Supervisor:
         self._on_restart = on_restart
 
     def start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Run `work` under supervision until it returns or is stopped."""
+        """Run `work` under supervision until it returns or is stopped; one of that name that runs already goes on."""
+        if (running := self._tasks.get(name)) is not None and not running.done():
+            return
         self._tasks[name] = asyncio.create_task(self._run(name, work), name=name)
 
     async def failed(self) -> BaseException:

@@ -26,6 +26,7 @@ from eco_workers.errors import (
     JournalError,
     JournalFatalError,
     JournalLostError,
+    JournalRefusedError,
     SyncUnavailableError,
 )
 from eco_workers.journal.limits import Limits
@@ -307,7 +308,7 @@ class Worker:
         if isinstance(error, JournalCorruptError | JournalLostError):
             await self._stand_still(error)
             return EXIT_OK
-        fatal = isinstance(error, JournalFatalError)
+        fatal = isinstance(error, JournalFatalError | JournalRefusedError)
         log.error("worker ends", error=describe(error), fatal=fatal)
         if self.journal is not None and not fatal:
             await self.journal.close()
@@ -339,6 +340,8 @@ class Worker:
             found = await self.journal.statistics()
         except FATAL as error:
             self.supervisor.report(error)
+            if not isinstance(error, JournalCorruptError | JournalLostError):
+                return None  # it ends at once: said to be damaged, a sound journal would be fenced and recovered
             mode = JournalMode.LOST if isinstance(error, JournalLostError) else JournalMode.QUARANTINED
             return health.report(self.settings.shard, mode, health.NOTHING, describe(error))
         parts = health.Parts(
