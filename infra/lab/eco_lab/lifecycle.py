@@ -36,6 +36,7 @@ def up(*, nodes: int, only_control_plane: bool, with_programs: tuple[str, ...]) 
     if not 1 <= nodes <= network.NODES_MAX:
         raise LabError(f"start {nodes} nodes", f"the lab has 1 to {network.NODES_MAX}")
     paths = lab_paths.find()
+    _refuse_what_is_no_labs(paths.state)
     if existing.is_wanted():
         environment = existing.describe(paths)
         _publish(paths, environment)
@@ -45,6 +46,14 @@ def up(*, nodes: int, only_control_plane: bool, with_programs: tuple[str, ...]) 
         cache.enter_context(held(paths.cache))
         wanted = 0 if only_control_plane else nodes
         return _Starting(paths, with_programs, cache).run(max(wanted, len(_nodes_so_far())))
+
+
+def _refuse_what_is_no_labs(state: Path) -> None:
+    """`down --wipe` deletes all that is in the state directory, so nothing of anybody else's may be in it."""
+    marks = ("lock", "environment.json")
+    if state.exists() and any(state.iterdir()) and not any((state / mark).exists() for mark in marks):
+        hint = "set ECO_LAB_STATE to a new directory, or to one that a lab has made"
+        raise LabError(f"keep the lab's state in {state}", "it holds files that are no lab's", hint=hint)
 
 
 def _nodes_so_far() -> tuple[str, ...]:
@@ -215,6 +224,7 @@ def down(*, wipe: bool) -> None:
     if not paths.state.exists():
         say("no lab here")
         return
+    _refuse_what_is_no_labs(paths.state)
     with held(paths.state):
         paths.environment.unlink(missing_ok=True)
         for node in network.node_names(network.NODES_MAX):

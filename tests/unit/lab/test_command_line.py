@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from eco_lab import __main__ as command_line
 from eco_lab import environment
-from eco_lab.errors import BusyError
+from eco_lab.errors import BusyError, LabError
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +53,18 @@ def test_down_without_a_lab_is_harmless(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("ECO_LAB_STATE", str(tmp_path / "nothing"))
     assert CliRunner().invoke(command_line.app, ["down"]).exit_code == 0
     assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("words", [["up"], ["down", "--wipe"]])
+def test_a_directory_with_files_of_somebody_else_is_never_taken_for_a_labs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """A slip in ECO_LAB_STATE, the home directory for one, must not cost what is in it."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis").write_text("years of work")
+    monkeypatch.setenv("ECO_LAB_STATE", str(tmp_path))
+    monkeypatch.setenv("ECO_LAB_USE_CURRENT_CONTEXT", "1")
+    result = CliRunner().invoke(command_line.app, words)
+    assert isinstance(result.exception, LabError)
+    assert "ECO_LAB_STATE" in str(result.exception)
+    assert [path.name for path in tmp_path.rglob("*")] == ["data", "thesis"]
