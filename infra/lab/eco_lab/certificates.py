@@ -111,7 +111,7 @@ class Authority:
         )
         _write_private(self.file(f"{name}.key"), _pem(key))
         certificate = builder.sign(key, hashes.SHA256())
-        self.file(f"{name}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        _write(self.file(f"{name}.crt"), certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
 
     def _issue(self, leaf: Leaf) -> None:
         file = self.file(f"{leaf.name}.crt")
@@ -136,7 +136,7 @@ class Authority:
             builder = builder.add_extension(x509.SubjectAlternativeName(list(map(_alternative, leaf.names))), False)
         _write_private(self.file(f"{leaf.name}.key"), _pem(key))
         certificate = builder.sign(signer, hashes.SHA256())
-        file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        _write(file, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
 
     def _make_service_account_key(self) -> None:
         if self.file("sa.pub").exists():
@@ -146,7 +146,7 @@ class Authority:
         public = key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        self.file("sa.pub").write_bytes(public)
+        _write(self.file("sa.pub"), public, mode=0o644)
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
@@ -178,5 +178,13 @@ def _pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
 
 
 def _write_private(file: Path, content: bytes) -> None:
-    file.touch(mode=0o600)
-    file.write_bytes(content)
+    _write(file, content, mode=0o600)
+
+
+def _write(file: Path, content: bytes, *, mode: int) -> None:
+    """Write a file that is whole or not there: one that is there is never made again."""
+    scratch = file.with_name(f"{file.name}.new")
+    scratch.unlink(missing_ok=True)
+    scratch.touch(mode=mode)
+    scratch.write_bytes(content)
+    scratch.replace(file)

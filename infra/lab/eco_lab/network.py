@@ -66,23 +66,22 @@ def _ip(*words: str, within: str = "") -> None:
 
 
 def raise_hub() -> None:
-    """Make the bridge and this machine's way to it."""
-    if is_up() and succeeds(["ip", "link", "show", _DOOR]):
-        return
-    lower_hub()
-    _ip("netns", "add", _HUB)
-    _ip("link", "set", "lo", "up", within=_HUB)
-    _ip("link", "add", "br0", "type", "bridge", within=_HUB)
-    _ip("link", "set", "br0", "addrgenmode", "none", "up", within=_HUB)
-    # The peer lands in the namespace that this program runs in, which need not be that of PID 1.
-    _ip("link", "add", "door", "type", "veth", "peer", "name", _DOOR, "netns", str(os.getpid()), within=_HUB)
+    """Make the bridge and this machine's way to it, or what of them a start that was cut off did not come to."""
+    if not (is_up() and succeeds(["ip", "link", "show", _DOOR])):
+        lower_hub()
+        _ip("netns", "add", _HUB)
+        _ip("link", "set", "lo", "up", within=_HUB)
+        _ip("link", "add", "br0", "type", "bridge", within=_HUB)
+        _ip("link", "set", "br0", "addrgenmode", "none", "up", within=_HUB)
+        # The peer lands in the namespace that this program runs in, which need not be that of PID 1.
+        _ip("link", "add", "door", "type", "veth", "peer", "name", _DOOR, "netns", str(os.getpid()), within=_HUB)
     _ip("link", "set", "door", "addrgenmode", "none", "master", "br0", "up", within=_HUB)
     _ip("link", "set", _DOOR, "addrgenmode", "none", "up")
-    _ip("address", "add", f"{MACHINES}.1/24", "dev", _DOOR)
+    _ip("address", "replace", f"{MACHINES}.1/24", "dev", _DOOR)
     # Cluster addresses go over the control machine: its kube-proxy outlives every node.
-    _ip("route", "add", SERVICES_CIDR, "via", address(CONTROL), "dev", _DOOR)
+    _ip("route", "replace", SERVICES_CIDR, "via", address(CONTROL), "dev", _DOOR)
     for node in node_names(NODES_MAX):
-        _ip("route", "add", pods_of(node), "via", address(node), "dev", _DOOR)
+        _ip("route", "replace", pods_of(node), "via", address(node), "dev", _DOOR)
 
 
 def lower_hub() -> None:

@@ -76,3 +76,22 @@ def test_a_kubeconfig_holds_all_that_it_takes(authority: Authority, tmp_path: Pa
     key = base64.b64decode(config["users"][0]["user"]["client-key-data"])
     assert key == authority.file("admin.key").read_bytes()
     assert file.stat().st_mode & 0o077 == 0
+
+
+def test_what_was_cut_off_while_it_was_written_is_made_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off = Authority(tmp_path, "https://10.79.0.10:6443")
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "replace", _no_room)
+        with pytest.raises(OSError, match="No space"):
+            cut_off.prepare()
+    assert not cut_off.file("ca.crt").exists()
+    cut_off.prepare()
+    cut_off.write_kubeconfig(tmp_path / "kubeconfig", "admin")
+    load(cut_off, "admin").verify_directly_issued_by(load(cut_off, "ca"))
+    assert not list(tmp_path.glob("*.new"))
+
+
+def _no_room(*_: object) -> None:
+    raise OSError("No space left on device")

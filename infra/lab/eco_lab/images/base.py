@@ -8,6 +8,7 @@ from typing import Final
 from eco_lab import versions
 from eco_lab.errors import MissingError
 from eco_lab.images import archive
+from eco_lab.mounts import unmount_all_below
 from eco_lab.paths import Paths
 from eco_lab.processes import run
 from eco_lab.progress import step
@@ -33,7 +34,7 @@ def archive_file(paths: Paths) -> Path:
         return file
     root = paths.build / f"rootfs-{versions.DEBIAN}"
     with step(f"base image: Debian {versions.DEBIAN} with Python {versions.PYTHON}", announce=True):
-        shutil.rmtree(root, ignore_errors=True)
+        _remove(root)
         root.parent.mkdir(parents=True, exist_ok=True)
         mirror = mirror_of_this_machine()
         command: list[str | Path] = ["debootstrap", "--variant=minbase", f"--include={_INCLUDE}", versions.DEBIAN, root]
@@ -44,8 +45,14 @@ def archive_file(paths: Paths) -> Path:
             _slim(root)
             archive.write(file, root, archive.ImageConfig(NAME, command=("python3",)))
         finally:
-            shutil.rmtree(root, ignore_errors=True)
+            _remove(root)
     return file
+
+
+def _remove(root: Path) -> None:
+    """Delete a root file system. A debootstrap cut off leaves /proc and /sys mounted in it: not through those."""
+    unmount_all_below(root)
+    shutil.rmtree(root, ignore_errors=True)
 
 
 def mirror_of_this_machine() -> str:
