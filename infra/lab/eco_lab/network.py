@@ -88,6 +88,8 @@ def lower_hub() -> None:
     """Remove the bridge; the veth, its address and its routes go with it."""
     if is_up():
         _ip("netns", "delete", _HUB)
+        # As with the cables: the kernel takes this machine's end away a moment later, and its name is wanted again.
+        wait_until(f"removal of {_DOOR}", lambda: not succeeds(["ip", "link", "show", _DOOR]), timeout_s=10)
 
 
 def plug_in(machine: str) -> None:
