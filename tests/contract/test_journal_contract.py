@@ -158,6 +158,15 @@ async def test_an_operation_that_fails_writes_nothing(journal: TaskJournal) -> N
     assert await journal.verify() == []
 
 
+async def test_a_call_that_fails_undoes_nothing_of_what_the_clock_asks_for(journal: TaskJournal, clock: Clock) -> None:
+    """The first call after the clock was set back is rolled back, and its mending of the schedule with it."""
+    await journal.accept([task("a")])
+    clock.pass_(-3600)
+    with pytest.raises(IllegalStateError):
+        await journal.complete("a", b"null")
+    assert [each.task_id for each in await journal.claim(1, names=NAMES)] == ["a"]
+
+
 async def test_finished_steps_are_handed_to_the_next_attempt(journal: TaskJournal, clock: Clock) -> None:
     await started(journal)
     await journal.step("t1", "fetch", b'"bytes"', emits=[Emit("q.ai", b"{}")])

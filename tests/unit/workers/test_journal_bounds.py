@@ -1,10 +1,13 @@
-"""What a journal reads in one go is bounded in bytes: a thousand rows of a MiB each are no batch."""
+"""Edges of the store on a file: large rows, and a file that somebody else writes to."""
 
 from pathlib import Path
+from typing import Any
 
+import apsw
 import pytest
 
-from eco_workers.journal import Emit, sqlite_rows
+from eco_workers.errors import CommitFailedError
+from eco_workers.journal import Emit, Limits, sqlite_rows
 from tests.support.journals import NAMES, Journals, task
 
 
@@ -37,4 +40,22 @@ async def test_large_rows_come_a_few_at_a_time_until_none_is_left(
     journals.clock.pass_(10)
     pruned = [await journal.prune(keep_s=1, limit=10) for _ in range(4)]
     assert pruned == [2, 2, 1, 0]
+    await journals.close()
+
+
+async def test_a_group_that_cannot_begin_undoes_nothing_of_the_one_before(tmp_path: Path) -> None:
+    """Somebody else writes to the file for too long: the counters stay what the last commit made them."""
+    journals = Journals("sqlite", tmp_path)
+    journal: Any = await journals.open(Limits(busy_wait_ms=1))
+    await journal.accept([task("a")])
+    await journal.claim(1, names=NAMES)
+    await journal.complete("a", b"null")
+    stranger = apsw.Connection(str(journals.path))
+    stranger.execute("BEGIN IMMEDIATE")
+    with pytest.raises(CommitFailedError):
+        await journal.accept([task("b")])
+    stranger.execute("ROLLBACK")
+    stranger.close()
+    assert (await journal.statistics()).counts.completed == 1
+    assert await journal.verify() == []
     await journals.close()

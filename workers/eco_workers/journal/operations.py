@@ -46,6 +46,14 @@ class Context:
     opened_at: float = 0.0
     last_checkpoint: float | None = None
 
+    def schedule(self) -> tuple[float, float, float]:
+        """What is known of the rows' times: goes back with them when a transaction is undone."""
+        return self.last_now, self.next_due, self.next_expiry
+
+    def restore(self, schedule: tuple[float, float, float]) -> None:
+        """Know what was known before."""
+        self.last_now, self.next_due, self.next_expiry = schedule
+
 
 class Operations:
     """Operations on the rows of tasks."""

@@ -44,6 +44,7 @@ class SqliteSession:
         self._release = queries["release"]
         self._rollback_operation = queries["rollback_operation"]
         self._counters_at_begin = rows.counters.snapshot()
+        self._schedule_at_begin = operations.context.schedule()
         self._replayed = True
         """Whether the log that an earlier process left still has to be moved: behind the first group, so that the first
         task does not wait for it."""
@@ -59,6 +60,9 @@ class SqliteSession:
 
     def begin(self) -> None:
         """Open the transaction and check the epoch: a higher one means that another process took the journal over."""
+        # First of all: a group that cannot even begin is undone as well, and must not undo the one before.
+        self._counters_at_begin = self.rows.counters.snapshot()
+        self._schedule_at_begin = self.operations.context.schedule()
         self._connection.execute(self._begin)
         found = self.rows.epoch_in_file()
         if found != self.rows.epoch:
@@ -66,7 +70,6 @@ class SqliteSession:
                 f"write to journal {self.space.path}: its epoch is {found}, this process opened it as"
                 f" {self.rows.epoch}; another process has taken it over, this one must exit"
             )
-        self._counters_at_begin = self.rows.counters.snapshot()
         if self.capturing:
             self._recorder = apsw.Session(self._connection, "main")
             self._recorder.attach(None)
@@ -75,11 +78,13 @@ class SqliteSession:
         """Run one operation in a savepoint."""
         connection = self._connection
         counters = self.rows.counters.snapshot()
+        schedule = self.operations.context.schedule()
         connection.execute(self._savepoint)
         try:
             value = operation(self.operations)
         except BaseException:
             self.rows.counters.restore(counters)
+            self.operations.context.restore(schedule)
             self.rows.forget()
             if connection.in_transaction:
                 connection.execute(self._rollback_operation)
@@ -100,6 +105,7 @@ class SqliteSession:
     def abandon(self) -> None:
         """Undo the group."""
         self.rows.counters.restore(self._counters_at_begin)
+        self.operations.context.restore(self._schedule_at_begin)
         self.rows.forget()
         self._recorded()
         if self._connection.in_transaction:

@@ -106,11 +106,12 @@ class MemoryJournal(JournalCalls):
     async def _run(self, operation: Callable[[Upkeep], T]) -> T:
         if self._closed:
             raise JournalError("the journal is closed")
-        before = self.rows.snapshot()
+        before, schedule = self.rows.snapshot(), self._context.schedule()
         try:
             value = operation(self._operations)
         except Exception:
             self.rows.restore(before)
+            self._context.restore(schedule)
             raise
         self._done += 1
         self._waking.tell()
