@@ -30,15 +30,16 @@ class Machine:
         return recall(self._run / "init.json")
 
     def boot(self, pause: Path) -> None:
-        """Switch it on; does nothing if it is on."""
+        """Switch it on; of one that is on it only waits for the end of its boot, should that have been cut off."""
+        booted = self._run / "booted"
+        log = self.log("init")
         if self.init is not None:
+            wait_until(f"boot of machine {self.name}", booted.exists, timeout_s=10, log=log)
             return
         shutil.rmtree(self._run, ignore_errors=True)
         self._run.mkdir(parents=True)
         network.plug_in(self.name)
         self._make_cgroups()
-        booted = self._run / "booted"
-        log = self.log("init")
         # What the machine must still see of the outside's mounts.
         keep = {self.paths.volumes, self.paths.cache, self.paths.state, TREE, Path(sys.prefix), Path(sys.base_prefix)}
         unshare = ("unshare", "--mount", "--propagation", "slave", "--pid", "--fork", "--uts", "--ipc")

@@ -24,7 +24,7 @@ def share(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     if not is_mounted(path):
         run(["mount", "--bind", path, path])
-        run(["mount", "--make-shared", path])
+    run(["mount", "--make-shared", path])
 
 
 def unmount_all_below(path: Path) -> None:
