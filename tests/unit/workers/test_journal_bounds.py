@@ -6,7 +6,7 @@ from typing import Any
 import apsw
 import pytest
 
-from eco_workers.errors import CommitFailedError
+from eco_workers.errors import CommitFailedError, JournalFullError
 from eco_workers.journal import Emit, Limits, sqlite_rows
 from tests.support.journals import NAMES, Journals, task
 
@@ -58,4 +58,30 @@ async def test_a_group_that_cannot_begin_undoes_nothing_of_the_one_before(tmp_pa
     stranger.close()
     assert (await journal.statistics()).counts.completed == 1
     assert await journal.verify() == []
+    await journals.close()
+
+
+async def test_a_reader_is_not_told_that_the_volume_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shared a group with somebody who wrote; asked again once the ballast is freed, it has its answer."""
+    journals = Journals("sqlite", tmp_path)
+    journal: Any = await journals.open()
+    await journal.set_sync_target("main")
+    run = journal._writer.run
+    full: list[JournalFullError] = []
+
+    async def full_once(operation: Any) -> Any:
+        if full:
+            raise full.pop()
+        return await run(operation)
+
+    monkeypatch.setattr(journal._writer, "run", full_once)
+    for ask in (
+        journal.statistics,
+        lambda: journal.outbox(1),
+        lambda: journal.unsynced(1),
+        lambda: journal.cached("k"),
+    ):
+        full.append(JournalFullError("no room"))
+        await ask()
+    monkeypatch.undo()
     await journals.close()

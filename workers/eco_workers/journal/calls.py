@@ -78,7 +78,7 @@ class JournalCalls(ABC):
 
     @abstractmethod
     async def _finish(self, operation: Callable[[Upkeep], T]) -> T:
-        """Run an operation of work that is under way: a full volume must not stop it."""
+        """Run an operation of work that is under way, or one that only reads: a full volume must not stop it."""
 
     @abstractmethod
     def _check_room(self) -> None:
@@ -127,7 +127,7 @@ class JournalCalls(ABC):
 
     async def unfinished(self, limit: int = 1000) -> list[Unfinished]:
         """Running and pending tasks."""
-        return await self._run(lambda ops: ops.unfinished(limit))
+        return await self._finish(lambda ops: ops.unfinished(limit))
 
     async def step(
         self,
@@ -145,7 +145,7 @@ class JournalCalls(ABC):
 
     async def cached(self, key: str) -> bytes | None:
         """A kept answer that is not too old."""
-        return await self._run(lambda ops: ops.cached(key))
+        return await self._finish(lambda ops: ops.cached(key))
 
     async def heartbeat(self, task_id: str) -> None:
         """Note that a running task makes progress."""
@@ -190,7 +190,7 @@ class JournalCalls(ABC):
     async def outbox(self, limit: int, *, without: Collection[str] = ()) -> list[OutboxMessage]:
         """Unsent messages, oldest first."""
         self._waking.outbox.clear()
-        return await self._run(lambda ops: ops.outbox(limit, without))
+        return await self._finish(lambda ops: ops.outbox(limit, without))
 
     async def sent(self, row_ids: Sequence[int]) -> None:
         """Mark messages that the broker confirmed."""
@@ -204,7 +204,7 @@ class JournalCalls(ABC):
 
     async def unsynced(self, limit: int) -> list[Report]:
         """Rows that owe their report."""
-        return await self._run(lambda ops: ops.unsynced(limit))
+        return await self._finish(lambda ops: ops.unsynced(limit))
 
     async def synced(self, versions: Mapping[str, int]) -> None:
         """Mark reported rows."""

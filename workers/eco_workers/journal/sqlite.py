@@ -90,7 +90,7 @@ class SqliteJournal(JournalCalls):
 
     async def statistics(self) -> Statistics:
         """Counts, ages and sizes."""
-        counts, ages = await self._writer.run(lambda ops: ops.counts_and_ages())
+        counts, ages = await self._finish(lambda ops: ops.counts_and_ages())
         volume = self._session.volume
         done = self._writer.statistics
         return Statistics(
