@@ -10,6 +10,7 @@ from eco_crds.fields import LIST_SET, MAP_ATOMIC, Condition, LabelName, ObjectNa
 from eco_crds.wal import SyncSettings
 
 NAME_LENGTH_MAX: Final = 63
+WORKERS_SHOWN_MAX: Final = 256
 
 
 class WorkerSelector(ApiModel):
@@ -111,8 +112,10 @@ class WalSyncStatus(StatusModel):
     """When a pass of every shard last ended well. Written with other changes, not for its own sake."""
     summary: WalSyncSummary | None = None
     """The columns of `kubectl get`."""
-    workers: list[SyncedWorkerStatus] = Field(default_factory=list, max_length=256, json_schema_extra=list_map("name"))
-    """Each selected EcoWorker by name."""
+    workers: list[SyncedWorkerStatus] = Field(
+        default_factory=list, max_length=WORKERS_SHOWN_MAX, json_schema_extra=list_map("name")
+    )
+    """Each selected EcoWorker by name; of more than 256 the worst."""
 
     def condition(self, kind: str) -> Condition | None:
         """The condition of that type, if it is there."""

@@ -12,7 +12,7 @@ from eco_crds.ecoworker import EcoWorker
 from eco_crds.fields import ConditionStatus
 from eco_crds.validation import Problem, validate
 from eco_crds.wal import WalReport
-from eco_crds.walsync import SyncedWorkerStatus, WalSync, WalSyncStatus, WalSyncSummary
+from eco_crds.walsync import WORKERS_SHOWN_MAX, SyncedWorkerStatus, WalSync, WalSyncStatus, WalSyncSummary
 from eco_operator import kinds
 from eco_operator.cache import Cache, Key, Owned
 from eco_operator.reconcile.findings import MESSAGE_LENGTH_MAX, Finding, Urgency, dated, moment, total, turns
@@ -123,6 +123,8 @@ def conclude(seen: SyncObservation) -> WalSyncStatus | None:
     message = _message(worst, culprits)
     findings = list(_findings(worst, message))
     silent = State.UNKNOWN in states
+    # Each counts above; the list of a status is bounded, and has room for those in trouble first.
+    shown = sorted(workers, key=lambda worker: (_RANK[State(worker.state)], worker.name))[:WORKERS_SHOWN_MAX]
     oldest = [it.oldest_unsynced_time for it in workers if it.oldest_unsynced_time is not None]
     synced = [it.last_sync_time for it in workers]
     return WalSyncStatus(
@@ -136,7 +138,7 @@ def conclude(seen: SyncObservation) -> WalSyncStatus | None:
             parked=total((it.parked for it in workers), silent=silent),
             message="" if worst in _FINE else message,
         ),
-        workers=sorted(workers, key=lambda worker: worker.name),
+        workers=sorted(shown, key=lambda worker: worker.name),
     )
 
 
