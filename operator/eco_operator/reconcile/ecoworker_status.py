@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from eco_crds.conditions import ConditionType
+from eco_crds.ecoworker import Wal
 from eco_crds.ecoworker_status import UNKNOWN, EcoWorkerStatus, EcoWorkerSummary, ShardStatus, WalState, worst
 from eco_crds.fields import ConditionStatus
 from eco_operator.cache import Child
@@ -72,24 +73,27 @@ def body(seen: Observation, status: EcoWorkerStatus) -> dict[str, Any]:
 
 
 def _invalid(seen: Observation) -> EcoWorkerStatus:
-    """A spec that is refused: what runs is left alone, and so is what was known about it."""
+    """A spec that is refused: what runs is left alone, and judged on as long as it runs, by the usual bounds."""
     assert seen.owned is not None, "conclude saw an object"  # noqa: S101  # a caller's mistake
     told = "; ".join(str(problem) for problem in seen.problems[:5])[:MESSAGE_LENGTH_MAX]
-    before = {condition.type: condition for condition in seen.previous.conditions}
-    health = before.get(ConditionType.WAL_HEALTHY)
+    usual = Wal()
+    bounds = Bounds(usual.stall_after_seconds, usual.max_lag_seconds, seen.policy.report_age_s)
+    running = [_shard(seen, shard, bounds) for shard in seen.shards if shard.deployment is not None]
+    ready = sum(shard.ready for shard in running)
     findings = [
         Finding(ConditionType.READY, _FALSE, "InvalidSpec", told),
         Finding(ConditionType.STALLED, _TRUE, "InvalidSpec", told),
-        Finding(ConditionType.WAL_HEALTHY, health.status, health.reason, health.message)
-        if health is not None
-        else Finding(ConditionType.WAL_HEALTHY, _UNKNOWN, "Unknown", "nothing was started"),
+        _health(running) if running else Finding(ConditionType.WAL_HEALTHY, _UNKNOWN, "Unknown", "nothing was started"),
     ]
-    summary = (seen.previous.summary or EcoWorkerSummary(ready="0/0", wal=UNKNOWN)).model_copy(update={"message": told})
+    summary = _summary(running, ready, findings)
     return seen.previous.model_copy(
         update={
             "observed_generation": seen.owned.generation,
             "conditions": dated(findings, seen.previous.conditions, now=seen.now, generation=seen.owned.generation),
-            "summary": summary,
+            "replicas": len(running),
+            "ready_replicas": ready,
+            "summary": summary if running else summary.model_copy(update={"wal": UNKNOWN}),
+            "shards": running,
         }
     )
 

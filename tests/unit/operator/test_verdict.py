@@ -236,6 +236,21 @@ def test_a_refused_spec_says_the_field_and_keeps_what_was_known(world: InMemory)
     assert stalled.reason == "InvalidSpec"
     assert "spec.replicas" in stalled.message
     assert len(status.shards) == 2
+    assert status.summary is not None
+    assert status.summary.ready == "2/2"
+
+
+def test_what_runs_under_a_refused_spec_is_judged_on(world: InMemory) -> None:
+    world.ready(1)
+    world.apply_worker(replicas=-1)
+    world.conclude()
+    world.remove(kinds.POD, "storage-0-pod")
+    status = world.conclude()
+    health = status.condition("WALHealthy")
+    assert health is not None
+    assert (health.status, health.reason) == ("Unknown", "Unknown")
+    assert status.summary is not None
+    assert status.summary.wal == "Unknown"
 
 
 @pytest.mark.parametrize(
