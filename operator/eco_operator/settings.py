@@ -3,6 +3,7 @@
 Every variable begins with `ECO_OPERATOR_`. A bad value stops the start and names the variable.
 """
 
+import os
 import socket
 from typing import Annotated, Literal, Self
 
@@ -32,8 +33,8 @@ class Settings(BaseSettings):
     """Name of the Lease that says who leads."""
     lease_namespace: str = "eco-system"
     """Namespace of that Lease; the operator's own."""
-    identity: str = Field(default_factory=socket.gethostname, min_length=1)
-    """Who this process is in the Lease; in a pod, the pod's name."""
+    identity: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", min_length=1)
+    """Who this process is in the Lease; in a pod, the pod's name. Two of one name would both lead."""
     lease_duration_s: float = Field(15, gt=0, le=300)
     """How long others must wait after the last renewal they saw."""
     renew_deadline_s: float = Field(10, gt=0, le=300)

@@ -37,3 +37,10 @@ def test_a_lease_shorter_than_its_renewal_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("ECO_OPERATOR_LEASE_DURATION_S", "5")
     with pytest.raises(ConfigurationError, match="retry_period_s < renew_deadline_s < lease_duration_s"):
         settings.load()
+
+
+def test_two_operators_of_one_machine_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ECO_OPERATOR_IDENTITY", raising=False)
+    first = settings.load().identity
+    monkeypatch.setattr("os.getpid", lambda: 4_000_001)
+    assert settings.load().identity != first
