@@ -410,6 +410,17 @@ async def test_republished_rows_owe_no_report(journal: TaskJournal) -> None:
 # -- prune ----------------------------------------------------------------------------------------------------------
 
 
+async def test_a_clock_that_is_set_back_does_not_hold_a_message_up(journal: TaskJournal, clock: Clock) -> None:
+    """It paused after an attempt until a time that lies far away now."""
+    await started(journal)
+    await journal.fail("t1", "broken")
+    [message] = await journal.outbox(10)
+    await journal.park_outbox(message.row_id, "no queue")
+    assert await journal.outbox(10) == []
+    clock.pass_(-86_400)
+    assert [each.row_id for each in await journal.outbox(10)] == [message.row_id]
+
+
 async def test_prune_deletes_only_what_owes_nothing(journal: TaskJournal, clock: Clock) -> None:
     await journal.set_sync_target("ledger")
     await started(journal, "owes-a-report")

@@ -172,7 +172,8 @@ ON CONFLICT (message_id) DO NOTHING;
 SELECT {outbox} FROM outbox WHERE id = ?;
 
 -- name: outbox_unsent
-SELECT {outbox} FROM outbox WHERE status = 'unsent' AND next_at <= ?
+-- What pauses for longer than any pause lasts was put off before the clock was set back.
+SELECT {outbox} FROM outbox WHERE status = 'unsent' AND NOT next_at BETWEEN ? AND ?
   AND routing_key NOT IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?;
 
 -- name: outbox_parked

@@ -5,9 +5,12 @@ A store knows no rules: it keeps what it is told, verifies checksums of what it 
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from eco_workers.journal.records import CacheRow, Counters, OutboxRow, StepRow, TaskRow
+
+OUTBOX_PAUSE_MAX_S: Final = 3600.0
+"""No message pauses for longer between two attempts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The store of rows on SQLite: statements by name, rows in and out, checksums verified at each read."""
 
 import json
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from eco_workers.journal.records import (
     report_checksum,
     text_checksum,
 )
-from eco_workers.journal.rows import Backlog
+from eco_workers.journal.rows import OUTBOX_PAUSE_MAX_S, Backlog
 
 BYTES_AT_ONCE: Final = 16 * 1024 * 1024
 """Payloads and results that are read in one go by those who come back for more: rows may be a MiB each."""
@@ -267,7 +268,10 @@ class SqliteRows:
         """Messages to be sent."""
         found: list[OutboxRow] = []
         left = BYTES_AT_ONCE
-        cursor = self._execute(self._sql["outbox_unsent"], (now, json.dumps(list(without)), limit))
+        cursor = self._execute(
+            self._sql["outbox_unsent"],
+            (math.nextafter(now, math.inf), now + OUTBOX_PAUSE_MAX_S, json.dumps(list(without)), limit),
+        )
         for values in cursor:
             found.append(checked_outbox(OutboxRow._make(values)))
             left -= len(found[-1].body)

@@ -10,10 +10,10 @@ from eco_workers.journal.limits import clean_error
 from eco_workers.journal.model import OutboxMessage, Report, State
 from eco_workers.journal.operations import Operations
 from eco_workers.journal.records import TaskRow
+from eco_workers.journal.rows import OUTBOX_PAUSE_MAX_S
 
 META_SYNC_TARGET: Final = "sync_target"
 META_DRAINING: Final = "draining"
-OUTBOX_PAUSE_MAX_S: Final = 3600.0
 
 
 class Upkeep(Operations):

@@ -7,7 +7,7 @@ from typing import Final
 from eco_workers.errors import IllegalStateError
 from eco_workers.journal.model import State
 from eco_workers.journal.records import CacheRow, Counters, OutboxRow, StepRow, TaskRow, checked_outbox, checked_task
-from eco_workers.journal.rows import Backlog
+from eco_workers.journal.rows import OUTBOX_PAUSE_MAX_S, Backlog
 from eco_workers.journal.rules import LEGAL_CHANGES, REPORTED, UNFINISHED
 
 _TABLES: Final = ("tasks", "messages", "message_ids", "step_rows", "answers", "meta_lines")
@@ -192,7 +192,8 @@ class MemoryRows:
 
     def outbox_unsent(self, now: float, limit: int, without: Collection[str] = ()) -> list[OutboxRow]:
         """Messages to be sent."""
-        due = [row for row in self.messages.values() if row.status == "unsent" and row.next_at <= now]
+        due = [row for row in self.messages.values() if row.status == "unsent"]
+        due = [row for row in due if not now < row.next_at <= now + OUTBOX_PAUSE_MAX_S]
         return [row for row in due if row.routing_key not in without][:limit]
 
     def outbox_parked(self, limit: int) -> list[OutboxRow]:
