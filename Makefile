@@ -11,6 +11,8 @@ PACKAGES := crds operator workers[storage] infra/lab[demo]
 PYTEST := $(PY) -m pytest
 # Where a private registry needs its own certificate authority, uv reads the system's store too.
 export UV_SYSTEM_CERTS ?= true
+# Where `pip install --user` puts uv.
+export PATH := $(PATH):$(HOME)/.local/bin
 
 .PHONY: help
 help:  ## List the targets
@@ -20,8 +22,14 @@ help:  ## List the targets
 setup: $(STAMP)  ## Install the locked tools and the packages of this tree into .venv
 
 $(STAMP): requirements.lock $(wildcard */pyproject.toml) infra/lab/pyproject.toml
-	@command -v uv >/dev/null || python3 -m pip install --quiet --user uv || python3 -m pip install --quiet --break-system-packages uv
-	export PATH="$$PATH:$$HOME/.local/bin"
+	@if ! command -v uv >/dev/null; then
+	  if ! python3 -m pip --version >/dev/null 2>&1; then
+	    [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || { echo "setup: needs uv, or pip to install it: https://docs.astral.sh/uv" >&2; exit 1; }
+	    echo "setup: installing pip by apt-get"
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-pip >/dev/null
+	  fi
+	  python3 -m pip install --quiet --user uv || python3 -m pip install --quiet --user --break-system-packages uv
+	fi
 	echo "setup: .venv from requirements.lock"
 	[ -x $(PY) ] || uv venv --quiet --python '>=3.11' $(VENV)
 	uv pip sync --quiet --python $(PY) --require-hashes requirements.lock
