@@ -28,7 +28,7 @@ $(STAMP): requirements.lock $(wildcard */pyproject.toml) infra/lab/pyproject.tom
 	    echo "setup: installing pip by apt-get"
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-pip >/dev/null
 	  fi
-	  python3 -m pip install --quiet --user uv || python3 -m pip install --quiet --user --break-system-packages uv
+	  python3 -m pip install --quiet --user --break-system-packages uv 2>/dev/null || python3 -m pip install --quiet --user uv
 	fi
 	echo "setup: .venv from requirements.lock"
 	[ -x $(PY) ] || uv venv --quiet --python '>=3.11' $(VENV)
