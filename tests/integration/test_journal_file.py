@@ -33,6 +33,7 @@ from eco_workers.journal.opening import (
     suspect_mark,
 )
 from eco_workers.journal.recover import aside_names, recover
+from eco_workers.journal.salvage import copied, salvage_all
 from eco_workers.journal.schema import MIGRATIONS, Migration
 from tests.support.journals import IDENTITY, NAMES, Journals, task
 
@@ -453,3 +454,24 @@ async def test_after_a_failed_sync_the_next_open_checks_every_row(journals: Jour
     mark_broken(plan(journals.path), JournalFatalError("fsync failed"))
     with pytest.raises(JournalCorruptError, match="checksum"):
         await journals.open()
+
+
+@pytest.mark.parametrize("epoch", ["'9'", "x'00ff'", "7000"])
+async def test_a_ledger_that_does_not_fit_its_checksum_stops_no_salvage(journals: Journals, epoch: str) -> None:
+    """A torn page may hold anything where the epoch stood; the epoch noted outside the file counts then."""
+    journal: Any = await journals.open()
+    await journal.accept([task("kept")])
+    await journal.close()
+    connection = apsw.Connection(str(journals.path))
+    (table,) = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'ledger'").fetchone() or ("",)
+    loose = table.replace("STRICT", "").replace("INTEGER NOT NULL CHECK (epoch >= 0)", "BLOB")
+    connection.pragma("writable_schema", 1)
+    connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'ledger'", (loose,))
+    connection.close()
+    connection = apsw.Connection(str(journals.path))
+    connection.execute(f"UPDATE ledger SET epoch = {epoch}")  # noqa: S608  # a value of this test's own
+    connection.close()
+    with copied(journals.path, journals.directory / "copy") as copy:
+        found = salvage_all(copy)
+    assert [row.task_id for row in found.tasks] == ["kept"]
+    assert found.epoch == 0

@@ -30,6 +30,9 @@ from eco_workers.journal.walfile import survey
 Row = TypeVar("Row", bound=NamedTuple)
 Progress = Callable[[str, int, int], None]
 """Called with what is being read, how much of it is done, and how much there is."""
+LEDGER: Final = (
+    "epoch, checksum, completed, failed, timeout, republished, unsynced, sync_parked, outbox_unsent, outbox_parked"
+)
 SLICE_IDS: Final = 4_096
 COPIED_PARTS: Final = ("", "-wal")
 
@@ -168,12 +171,8 @@ class _Reader:
         self._progress = progress
 
     def read(self) -> None:
+        self._read_meta_and_ledger()
         found = self._found
-        for key, value, checksum in self._rows("SELECT key, value, checksum FROM meta"):
-            if checksum == text_checksum(key, value):
-                found.meta[key] = value
-        for epoch, *_ in self._rows("SELECT epoch FROM ledger"):
-            found.epoch = epoch
         for task in self._by_id("task_wal", TaskRow):
             (found.tasks if task.checksum == checksum_of(task_checksum, task) else found.damaged_tasks).append(task)
         for message in self._by_id("outbox", OutboxRow):
@@ -185,6 +184,16 @@ class _Reader:
         for answer in self._by_id("gpt_cache", CacheRow):
             if answer.checksum == checksum_of(step_checksum, answer):
                 found.answers.append(answer)
+
+    def _read_meta_and_ledger(self) -> None:
+        found = self._found
+        for key, value, checksum in self._rows("SELECT key, value, checksum FROM meta"):
+            if checksum == text_checksum(key, value):
+                found.meta[key] = value
+        # The highest epoch is also noted outside the file: a ledger that does not fit its checksum is not needed.
+        for epoch, checksum, *counters in self._rows(f"SELECT {LEDGER} FROM ledger"):  # noqa: S608  # our own names
+            if checksum == text_checksum(epoch, *counters):
+                found.epoch = epoch
 
     def _rows(self, statement: str) -> Iterator[tuple[Any, ...]]:
         try:
