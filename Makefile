@@ -41,8 +41,20 @@ demo: setup  ## Run the main job on a real cluster: 500 tasks outlive two killed
 	$(PY) -m eco_lab demo
 
 .PHONY: test
-test: setup  ## Run every test: unit, integration, crash, contract, e2e; starts what it needs
+test: setup parts  ## Run every test: unit, integration, crash, contract, e2e; starts what it needs
 	$(PYTEST)
+
+# Where this may not be done, the tests that need it say so: they are skipped, or fail with CI=true.
+.PHONY: parts
+parts: setup  ## Start the lab and install the servers that tests run by themselves (as root)
+	@if [ "$$(id -u)" != 0 ]; then echo "parts: not root, so the tests take what is there"; exit 0; fi
+	if ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 && command -v apt-get >/dev/null; then
+	  echo "parts: installing PostgreSQL's server by apt-get, without a cluster of its own"
+	  mkdir -p /etc/postgresql-common
+	  [ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >/dev/null
+	fi
+	$(PY) -m eco_lab up --with helm
 
 .PHONY: unit
 unit: setup  ## Run the tests that need neither network nor cluster
