@@ -7,7 +7,7 @@ everything anew and has every key looked at, so that the watch may be late, lose
 import asyncio
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -27,7 +27,7 @@ from eco_operator.reconcile.findings import Urgency
 from eco_operator.reconcile.observation import Observation, Policy, Shard, observe
 from eco_operator.reconcile.plan import Outcome
 from eco_operator.settings import Settings
-from eco_operator.shards import ShardKey, Target
+from eco_operator.shards import Probe, ShardKey, Target
 
 logger = structlog.get_logger(__name__)
 
@@ -253,7 +253,7 @@ class Loop:
         seen = walsync.observe(
             key,
             cache=self.cache,
-            probe=self.prober.probe,
+            probe=self._probe_of_the_living,
             policy=self._policy,
             now=self._second(),
             is_settling=self._is_settling(),
@@ -307,10 +307,26 @@ class Loop:
         ]
         if silences:
             pauses.append(min(silences))
+            # What a process that is gone said last is no news of its journal: the syncs are looked at as it goes.
+            sync_after_s = 0.0 if any(_is_gone(shard) for shard in seen.shards) else min(silences)
             for sync in self.cache.all_owned(kinds.WAL_SYNC, key.namespace):
-                self.queue.add(sync.key, after_s=min(silences))
+                self.queue.add(sync.key, after_s=sync_after_s)
         if pauses:
             self.queue.add(key, after_s=min(pauses))
+
+    def _probe_of_the_living(self, shard: ShardKey) -> Probe:
+        """What is known of a shard's journal, too old to be believed once the process that told it is gone."""
+        probe = self.prober.probe(shard)
+        if probe.age_s is None:
+            return probe
+        processes = {
+            (child.uid, child.pod.process)
+            for child in self.cache.children(shard.namespace, shard.worker, kinds.POD)
+            if child.shard == shard.shard and child.pod is not None and child.pod.process
+        }
+        if (probe.pod_uid, probe.process) in processes:
+            return probe
+        return replace(probe, age_s=max(probe.age_s, self._policy.report_age_s + 1.0))
 
     def _targets(self) -> list[Target]:
         """The pod of each shard that may answer: the newest in which a process runs."""
@@ -346,8 +362,12 @@ class Loop:
 
 
 def _is_silent(shard: Shard) -> bool:
+    return shard.probe.failures > 0 or _is_gone(shard)
+
+
+def _is_gone(shard: Shard) -> bool:
     pod = shard.pod.pod if shard.pod is not None else None
-    return shard.probe.failures > 0 or pod is None or not pod.ip or not pod.process
+    return pod is None or not pod.ip or not pod.process
 
 
 def _now() -> float:
