@@ -1,0 +1,56 @@
+"""The report of a job on a shard's volume: what `eco-worker job …` leaves behind and the operator reads.
+
+A job runs where no worker runs: it takes the journal's lock as a worker would. Its report is one JSON line, written to
+the container's termination message (which the kubelet bounds at 4,096 bytes) and to standard output. Fields are only
+ever added, and an unknown field is ignored by the reader.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+TERMINATION_LOG: Final = "/dev/termination-log"
+TERMINATION_LOG_BYTES_MAX: Final = 4096
+PROBLEMS_MAX: Final = 5
+
+
+class JobName(StrEnum):
+    """What a job does."""
+
+    DRAIN = "drain"
+    """Give unfinished tasks back to the broker, publish what is unsent, sync what is due."""
+    SYNC = "sync"
+    """Publish what is unsent and sync what is due; unfinished tasks stay."""
+    RECOVER = "recover"
+    """Set a damaged or lost journal right: salvage, restore, or begin anew; then publish and sync."""
+
+
+class JobReport(BaseModel):
+    """How a job ended."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    job: JobName
+    shard: str = Field(description="Name of the shard, as in `storage-0`.")
+    succeeded: bool
+    dry_run: bool = False
+    error: str = Field("", max_length=1024, description="Why it failed; empty when it did not.")
+    journal_uuid: str = Field("", max_length=64)
+    epoch: int = Field(0, ge=0)
+    empty: bool = Field(False, description="Whether the journal owes nothing any more, so that its volume may go.")
+    action: str = Field(
+        "", max_length=32, description="Of `recover`: none, unmarked, adopted, rebuilt or restored."
+    )
+    unfinished: int = Field(0, ge=0, description="Pending and running rows that are left.")
+    unsynced: int = Field(0, ge=0, description="Terminal rows that still owe their report, parked ones included.")
+    unsent: int = Field(0, ge=0, description="Messages that are left in the outbox, parked ones included.")
+    republished: int = Field(0, ge=0, description="Tasks given back to the broker by this job.")
+    published: int = Field(0, ge=0, description="Messages that the broker confirmed to this job.")
+    synced: int = Field(0, ge=0, description="Rows whose report this job has brought to the database.")
+    salvaged: int = Field(0, ge=0, description="Of `recover`: rows read from a damaged journal.")
+    unreadable: int = Field(0, ge=0, description="Of `recover`: places that could not be read.")
+    distrusted: int = Field(0, ge=0, description="Of `recover`: rows that did not fit their checksum, dead-lettered.")
+    problems: list[str] = Field(default_factory=list, max_length=PROBLEMS_MAX)
+    moved_aside: str = Field("", max_length=255, description="File that the damaged journal was kept as.")
+    took_s: float = Field(0.0, ge=0)
