@@ -78,6 +78,11 @@ class WorkerProcess:
         return contract.shard_name(self.worker, self.index)
 
     @property
+    def environment(self) -> dict[str, str]:
+        """Its variables, for whatever else is run on the same shard."""
+        return dict(self._program.env)
+
+    @property
     def pid(self) -> int:
         """Process id."""
         return self._program.pid

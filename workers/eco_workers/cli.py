@@ -1,4 +1,7 @@
-"""The commands of `eco-worker`: check a worker's surroundings, list its tasks, send one, ask how it stands."""
+"""The commands of `eco-worker`: check a worker's surroundings, list its tasks, send one, ask how it stands.
+
+Jobs on a journal are in `cli_jobs`, dead letters in `cli_dlq`.
+"""
 
 import asyncio
 import json
@@ -8,6 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from eco_workers import cli_jobs
 from eco_workers.errors import EcoWorkerError, SettingsError
 
 # Heavy modules are imported by the command that needs them: the start of a worker is part of its recovery time.
@@ -19,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_jobs.app)
 EXIT_SETTINGS: Final = 2
 EXIT_FAILED: Final = 1
 REPORT_TIMEOUT_S: Final = 5.0

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from eco_crds import contract
+from eco_crds.jobs import TERMINATION_LOG
 from eco_workers.errors import SettingsError
 
 ROLE_QUEUES: Final[Mapping[str, tuple[str, ...]]] = {"storage": ("q.batch",)}
@@ -67,6 +68,8 @@ class Settings(BaseModel):
     shard_settings_dir: Path = _env(
         "ECO_SHARD_SETTINGS_DIR", Path(contract.SHARD_SETTINGS_DIR), example=contract.SHARD_SETTINGS_DIR
     )
+    termination_log: Path = _env("ECO_TERMINATION_LOG", Path(TERMINATION_LOG), example=TERMINATION_LOG)
+    """Where a job leaves its report; the kubelet's file is written only where there is one."""
     log_format: Literal["json", "text"] = _env("ECO_LOG_FORMAT", "json", example="json")
     log_level: Literal["debug", "info", "warning", "error"] = _env("ECO_LOG_LEVEL", "info", example="info")
 

@@ -10,8 +10,7 @@ from eco_workers.errors import EcoWorkerError
 from eco_workers.runtime.executor import describe
 from eco_workers.settings import Settings
 from eco_workers.sync.database import Database
-from eco_workers.sync.rows import Address
-from eco_workers.tasks.resources import Resources
+from eco_workers.tasks.resources import Resources, address_of
 
 TIMEOUT_S: Final = 15.0
 
@@ -55,15 +54,7 @@ async def _broker(settings: Settings) -> None:
 
 
 async def _database(settings: Settings) -> None:
-    database = Database(
-        Address(
-            settings.postgres_host,
-            settings.postgres_port,
-            settings.postgres_db,
-            settings.postgres_user,
-            settings.postgres_password.get_secret_value(),
-        ),
-    )
+    database = Database(address_of(settings))
     try:
         await database.ping()
     finally:

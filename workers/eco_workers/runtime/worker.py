@@ -43,7 +43,7 @@ from eco_workers.settings import Settings
 from eco_workers.sync.rows import Address, Origin, Row
 from eco_workers.sync.writer import Writer
 from eco_workers.tasks.registry import ROLE_MODULES, Registry, collect
-from eco_workers.tasks.resources import Resources
+from eco_workers.tasks.resources import Resources, address_of
 
 if TYPE_CHECKING:
     from eco_workers.sync.database import Database
@@ -150,7 +150,7 @@ class Worker:
     async def _run(self) -> int:
         limits = Limits(payload_bytes_max=self.settings.message_bytes_max)
         try:
-            self.journal = await self._open_journal(self.settings, limits, self._known_uuid())
+            self.journal = await self._open_journal(self.settings, limits, known_uuid(self.settings))
         except (JournalCorruptError, JournalLostError) as error:
             await self._stand_still(error)
             return EXIT_OK
@@ -213,15 +213,7 @@ class Worker:
         settings = self.settings
         if not settings.postgres_host:
             return None
-        self._database = LateDatabase(
-            Address(
-                settings.postgres_host,
-                settings.postgres_port,
-                settings.postgres_db,
-                settings.postgres_user,
-                settings.postgres_password.get_secret_value(),
-            ),
-        )
+        self._database = LateDatabase(address_of(settings))
         return Writer(
             journal,
             self._database,
@@ -458,12 +450,13 @@ class Worker:
             raise EcoWorkerError("the journal is not open")
         return self.journal
 
-    def _known_uuid(self) -> str | None:
-        """The journal that the operator knows of this shard; None while it knows none."""
-        try:
-            return (self.settings.shard_settings_dir / JOURNAL_UUID_KEY).read_text(encoding="utf-8").strip() or None
-        except OSError:
-            return None
+
+def known_uuid(settings: Settings) -> str | None:
+    """The journal that the operator knows of this shard; None while it knows none."""
+    try:
+        return (settings.shard_settings_dir / JOURNAL_UUID_KEY).read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
 
 
 def process_started_at() -> float:

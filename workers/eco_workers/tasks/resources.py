@@ -5,6 +5,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from eco_workers.settings import Settings
+from eco_workers.sync.rows import Address
 from eco_workers.tasks.processes import Processes
 
 if TYPE_CHECKING:
@@ -47,3 +48,14 @@ class Resources:
         if self._objects is not None:
             await self._objects.close()
         await self.processes.close()
+
+
+def address_of(settings: Settings) -> Address:
+    """The database that the settings name."""
+    return Address(
+        settings.postgres_host,
+        settings.postgres_port,
+        settings.postgres_db,
+        settings.postgres_user,
+        settings.postgres_password.get_secret_value(),
+    )
