@@ -71,6 +71,10 @@ class TopologyError(EcoWorkerError):
     """A queue or an exchange exists with other arguments than ours. Names it; the broker's operator must decide."""
 
 
+class DeadLetterError(EcoWorkerError):
+    """A dead letter cannot be moved: where it should go does not exist or takes nothing. It stays where it is."""
+
+
 class ObjectStoreError(EcoWorkerError):
     """The object store did not answer as it should. Worth another attempt later."""
 

@@ -19,6 +19,7 @@ ROLE_QUEUES: Final[Mapping[str, tuple[str, ...]]] = {"storage": ("q.batch",)}
 """What a role consumes when nothing else is said."""
 KNOWN_QUEUES: Final = frozenset({"q.ai", "q.batch", "q.api", "q.sched"})
 MAX_UNFINISHED_ABOVE_CONCURRENCY: Final = 256
+_AMQP_SCHEMES: Final = ("amqp://", "amqps://")
 _DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 
 
@@ -91,7 +92,7 @@ class Settings(BaseModel):
     @field_validator("rabbitmq_url")
     @classmethod
     def _is_amqp(cls, url: SecretStr) -> SecretStr:
-        if not url.get_secret_value().startswith(("amqp://", "amqps://")):
+        if not url.get_secret_value().startswith(_AMQP_SCHEMES):
             raise ValueError("want a URL that begins with amqp:// or amqps://")
         return url
 
@@ -113,16 +114,23 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from the environment; raises SettingsError that names each bad variable."""
     values = dict(os.environ if environ is None else environ)
     for name in _secret_names():
-        path = values.get(f"{name}_FILE")
-        if path and not values.get(name):
-            try:
-                values[name] = Path(path).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise SettingsError(f"{name}_FILE={path}: cannot be read: {error}") from error
+        _read_file(values, name)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(problem) for problem in error.errors(include_url=False))) from None
+
+
+def broker_url(environ: Mapping[str, str] | None = None) -> str:
+    """The broker alone, for commands that need no other setting; raises SettingsError."""
+    values = dict(os.environ if environ is None else environ)
+    _read_file(values, contract.ENV_RABBITMQ_URL)
+    url = values.get(contract.ENV_RABBITMQ_URL, "")
+    if not url.startswith(_AMQP_SCHEMES):
+        problem = "want a URL that begins with amqp:// or amqps://" if url else "missing"
+        example = _examples()[contract.ENV_RABBITMQ_URL]
+        raise SettingsError(f"{contract.ENV_RABBITMQ_URL}: {problem}. Example: {contract.ENV_RABBITMQ_URL}={example}")
+    return url
 
 
 def documented() -> list[tuple[str, str, str]]:
@@ -140,9 +148,23 @@ def _secret_names() -> list[str]:
     return [str(field.validation_alias) for field in Settings.model_fields.values() if field.annotation is SecretStr]
 
 
+def _read_file(values: dict[str, str], name: str) -> None:
+    """Put in a secret from the file that `<name>_FILE` names; a value that is given itself comes first."""
+    path = values.get(f"{name}_FILE")
+    if path and not values.get(name):
+        try:
+            values[name] = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{name}_FILE={path}: cannot be read: {error}") from error
+
+
+def _examples() -> dict[str, str]:
+    return {str(f.validation_alias): str((f.examples or [""])[0]) for f in Settings.model_fields.values()}
+
+
 def _explain(problem: Any) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else "settings"
-    examples = {str(f.validation_alias): (f.examples or [""])[0] for f in Settings.model_fields.values()}
+    examples = _examples()
     message = problem["msg"].removeprefix("Value error, ")
     hint = f" Example: {name}={examples[name]}" if name in examples else ""
     return f"{name}: {message}.{hint}"

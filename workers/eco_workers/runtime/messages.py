@@ -27,6 +27,8 @@ TIME_MAX_S: Final = 253_402_300_799.0  # the end of the year 9999
 CARRIED: Final = (names.TRACEPARENT, "tracestate", "baggage")
 HEADER_CHARACTERS_MAX: Final = 1024
 HEADERS_KEPT_MAX: Final = 32
+OF_A_LETTER: Final = frozenset({names.REASON, names.QUEUE, names.MESSAGE_ID, names.FAILED_AT, names.BODY_BYTES})
+"""Headers that a dead letter gets of its own."""
 
 
 class RefusedError(ValueError):
@@ -109,12 +111,16 @@ def refusal(delivery: Delivery, reason: str, body_bytes_max: int) -> Rejected:
     """A delivery that is no valid task, as it is kept for a person: what came, bounded, and why it was refused."""
     identity = _text(delivery.headers.get(names.TASK_ID)) or _text(delivery.properties.message_id)
     kept: dict[str, str] = {}
-    for key, value in list(delivery.headers.items())[:HEADERS_KEPT_MAX]:
+    # Those that a replay needs come first.
+    ranked = sorted(delivery.headers.items(), key=lambda item: not str(item[0]).startswith("x-eco-"))
+    for key, value in ranked[:HEADERS_KEPT_MAX]:
         text = _text(value)
-        if text is not None and isinstance(key, str) and not key.startswith("x-eco-"):
+        if text is not None and isinstance(key, str) and key not in OF_A_LETTER:
             kept[key[:128]] = text
     if delivery.properties.message_type:
         kept.setdefault("type", str(delivery.properties.message_type)[:TASK_NAME_CHARACTERS_MAX])
+    if delivery.size_bytes > min(len(delivery.body), body_bytes_max):
+        kept[names.BODY_BYTES] = str(delivery.size_bytes)
     return Rejected(
         # Without an id of its own it gets one made of its content: a redelivery is then the same message.
         message_id=(identity or hashlib.sha256(delivery.body).hexdigest())[:255],
