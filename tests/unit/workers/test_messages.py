@@ -117,6 +117,13 @@ def test_a_refused_message_keeps_its_headers_as_bounded_text_but_none_of_a_lette
 def test_a_refused_message_without_an_id_gets_one_of_its_content() -> None:
     assert refused(b"x", message_id="").message_id == refused(b"x", message_id="").message_id
     assert refused(b"x", message_id="").message_id != refused(b"y", message_id="").message_id
+    assert refused(b"x", message_id="", headers={"a": "1"}).message_id != refused(b"x", message_id="").message_id
+
+
+@pytest.mark.parametrize("name", ["x-eco-task-id", "task_id", "id"])
+def test_a_refused_message_keeps_the_id_that_its_producer_knows(name: str) -> None:
+    """Two equal bodies of two tasks are two letters."""
+    assert refused(b"x", message_id="", headers={name: "mine"}).message_id == "mine"
 
 
 def celery(args: Any = (), kwargs: Any = None, embed: Any = None, **headers: Any) -> dict[str, Any]:
