@@ -97,6 +97,16 @@ def test_a_variable_that_tunes_a_worker_may_be_set() -> None:
     assert worker_settings.load(environment(worker)).log_level == "debug"
 
 
+def test_an_authority_may_come_from_a_secret() -> None:
+    """A database whose certificate must be looked at is an affair of two variables more."""
+    ref = {"valueFrom": {"secretKeyRef": {"name": "postgres-ca", "key": "ca"}}}
+    env = [{"name": "POSTGRES_SSLMODE", "value": "verify-full"}, {"name": "POSTGRES_CA", **ref}]
+    worker = EcoWorker.read(merge(valid("ecoworkers"), {"spec": {"env": env}}))
+    given = environment(worker) | {"POSTGRES_CA": ""}
+    assert worker_settings.load(given).postgres_sslmode == "verify-full"
+    assert {"name": "POSTGRES_CA", **ref} in deployment.environment(worker, 0)
+
+
 def test_sync_settings_are_read_as_they_were_written() -> None:
     given = SyncSettings(target="results", interval_s=7, batch_size=3, max_attempts=2, suspended=True)
     manifest = sync_config.build(EcoWorker.read(valid("ecoworkers")), settings=given)

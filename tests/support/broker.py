@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.certificates import Certificates
 from tests.support.processes import ProcessError, Program, answers, free_port, wait_for
 from tests.support.rootfs import unpacked
 
@@ -53,6 +54,9 @@ class Broker:
     directory: Path
     root: Path | None = field(default_factory=rootfs)
     port: int = field(default_factory=free_port)
+    certificates: Certificates | None = None
+    """With them it also listens for TLS."""
+    tls_port: int = field(default_factory=free_port)
     _distribution_port: int = field(default_factory=free_port)
     _epmd_port: int = field(default_factory=free_port)
     _server: Program = field(init=False)
@@ -65,7 +69,7 @@ class Broker:
         (self.directory / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             "disk_free_limit.absolute = 64MB\n"
-            "log.console = true\nlog.console.level = warning\nlog.file = false\n"
+            "log.console = true\nlog.console.level = warning\nlog.file = false\n" + self._tls_lines()
         )
         env = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
@@ -95,6 +99,24 @@ class Broker:
     def url(self) -> str:
         """Where clients connect, as the default user of the default virtual host."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    @property
+    def tls_url(self) -> str:
+        """The same by TLS."""
+        return f"amqps://guest:guest@localhost:{self.tls_port}/"
+
+    def _tls_lines(self) -> str:
+        if self.certificates is None:
+            return ""
+        lines = [f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}", "ssl_options.verify = verify_none"]
+        for option, source in (
+            ("cacertfile", self.certificates.authority),
+            ("certfile", self.certificates.certificate),
+            ("keyfile", self.certificates.key),
+        ):
+            shutil.copyfile(source, self.directory / source.name)
+            lines.append(f"ssl_options.{option} = {self._home / source.name}")
+        return "\n".join([*lines, ""])
 
     @property
     def _home(self) -> Path:

@@ -1,7 +1,7 @@
 """Settings of a worker, from the environment. A bad value stops the start and names the variable and an example.
 
-A secret may also come from a file: `RABBITMQ_URL_FILE=/run/secrets/url` stands for `RABBITMQ_URL`. Secrets are never
-part of a message, a log line or a `repr`.
+A secret or a certificate may also come from a file: `RABBITMQ_URL_FILE=/run/secrets/url` stands for `RABBITMQ_URL`.
+Secrets are never part of a message, a log line or a `repr`.
 """
 
 import os
@@ -13,8 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from eco_crds import contract
 from eco_crds.jobs import TERMINATION_LOG
+from eco_workers import tls
 from eco_workers.errors import SettingsError
+from eco_workers.tls import SslMode, check_authority
 
+RABBITMQ_CA: Final = "RABBITMQ_CA"
+POSTGRES_CA: Final = "POSTGRES_CA"
+POSTGRES_SSLMODE: Final = "POSTGRES_SSLMODE"
+AUTHORITIES: Final = (RABBITMQ_CA, POSTGRES_CA)
+"""No secrets, but as often given as files."""
 ROLE_QUEUES: Final[Mapping[str, tuple[str, ...]]] = {"storage": ("q.batch",)}
 """What a role consumes when nothing else is said."""
 KNOWN_QUEUES: Final = frozenset({"q.ai", "q.batch", "q.api", "q.sched"})
@@ -49,11 +56,16 @@ class Settings(BaseModel):
         contract.ENV_WAL_DB_PATH, Path(contract.WAL_MOUNT) / "journal.db", example="/var/lib/ecoeco/wal/journal.db"
     )
     rabbitmq_url: SecretStr = _env(contract.ENV_RABBITMQ_URL, example="amqp://user:password@rabbitmq:5672/")
+    rabbitmq_ca: str = _env(RABBITMQ_CA, "", example="-----BEGIN CERTIFICATE-----…")
+    """The authority that signed the broker's certificate; without it the machine's own store is trusted."""
     postgres_host: str = _env(contract.ENV_POSTGRES_HOST, "", example="postgresql")
     postgres_port: int = _env(contract.ENV_POSTGRES_PORT, 5432, example="5432", ge=1, le=65_535)
     postgres_db: str = _env(contract.ENV_POSTGRES_DB, "ecoeco_waste", example="ecoeco_waste")
     postgres_user: str = _env(contract.ENV_POSTGRES_USER, "ecoeco", example="ecoeco")
     postgres_password: SecretStr = _env(contract.ENV_POSTGRES_PASSWORD, SecretStr(""), example="a password")
+    postgres_sslmode: SslMode = _env(POSTGRES_SSLMODE, "prefer", example="verify-full")
+    postgres_ca: str = _env(POSTGRES_CA, "", example="-----BEGIN CERTIFICATE-----…")
+    """The authority that signed the database's certificate."""
     s3_endpoint_url: str = _env(contract.ENV_S3_ENDPOINT_URL, "", example="http://s3:9000")
     s3_bucket: str = _env(contract.ENV_S3_BUCKET, "ecoeco-images", example="ecoeco-images", min_length=3, max_length=63)
     aws_region: str = _env(contract.ENV_AWS_REGION, "ap-northeast-2", example="ap-northeast-2")
@@ -96,6 +108,11 @@ class Settings(BaseModel):
             raise ValueError("want a URL that begins with amqp:// or amqps://")
         return url
 
+    @field_validator("rabbitmq_ca", "postgres_ca")
+    @classmethod
+    def _is_authority(cls, pem: str) -> str:
+        return check_authority(pem)
+
     @model_validator(mode="before")
     @classmethod
     def _empty_is_absent(cls, values: Any) -> Any:
@@ -103,17 +120,26 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _fill_in(self) -> Self:
+        if self.rabbitmq_ca and not self.rabbitmq_url.get_secret_value().startswith("amqps://"):
+            raise ValueError(f"{RABBITMQ_CA} is set, so {contract.ENV_RABBITMQ_URL} must be amqps://")
+        if self.postgres_ca and self.postgres_sslmode not in {"verify-ca", "verify-full"}:
+            raise ValueError(f"{POSTGRES_CA} is set, so {POSTGRES_SSLMODE} must be verify-ca or verify-full")
         if not self.queues:
             object.__setattr__(self, "queues", ROLE_QUEUES[self.role])
         if not self.max_unfinished:
             object.__setattr__(self, "max_unfinished", self.concurrency + MAX_UNFINISHED_ABOVE_CONCURRENCY)
         return self
 
+    @property
+    def amqp_url(self) -> str:
+        """Where to connect to the broker, the authority included. Holds the password."""
+        return tls.broker_url(self.rabbitmq_url.get_secret_value(), self.rabbitmq_ca)
+
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from the environment; raises SettingsError that names each bad variable."""
     values = dict(os.environ if environ is None else environ)
-    for name in _secret_names():
+    for name in (*_secret_names(), *AUTHORITIES):
         _read_file(values, name)
     try:
         return Settings.model_validate(values)
@@ -124,13 +150,18 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
 def broker_url(environ: Mapping[str, str] | None = None) -> str:
     """The broker alone, for commands that need no other setting; raises SettingsError."""
     values = dict(os.environ if environ is None else environ)
-    _read_file(values, contract.ENV_RABBITMQ_URL)
+    for name in (contract.ENV_RABBITMQ_URL, RABBITMQ_CA):
+        _read_file(values, name)
     url = values.get(contract.ENV_RABBITMQ_URL, "")
     if not url.startswith(_AMQP_SCHEMES):
         problem = "want a URL that begins with amqp:// or amqps://" if url else "missing"
         example = _examples()[contract.ENV_RABBITMQ_URL]
         raise SettingsError(f"{contract.ENV_RABBITMQ_URL}: {problem}. Example: {contract.ENV_RABBITMQ_URL}={example}")
-    return url
+    try:
+        authority = values.get(RABBITMQ_CA, "")
+        return tls.broker_url(url, check_authority(authority) if authority else "")
+    except ValueError as error:
+        raise SettingsError(f"{RABBITMQ_CA}: {error}") from None
 
 
 def documented() -> list[tuple[str, str, str]]:

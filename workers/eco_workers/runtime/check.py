@@ -46,7 +46,7 @@ async def _volume(settings: Settings) -> None:
 
 
 async def _broker(settings: Settings) -> None:
-    publisher = Publisher(settings.rabbitmq_url.get_secret_value(), name=f"{settings.shard} check")
+    publisher = Publisher(settings.amqp_url, name=f"{settings.shard} check")
     try:
         await publisher.open()
     finally:

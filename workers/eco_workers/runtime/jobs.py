@@ -203,9 +203,7 @@ class ShardJob:
     async def _publish(self, journal: TaskJournal) -> None:
         """Publish until the outbox is empty, or holds only what reaches no queue."""
         settings = self._settings
-        publisher = Publisher(
-            settings.rabbitmq_url.get_secret_value(), name=f"{settings.namespace}/{settings.shard} job"
-        )
+        publisher = Publisher(settings.amqp_url, name=f"{settings.namespace}/{settings.shard} job")
         relay = Relay(journal, publisher, Metrics())
         backoff = Backoff()
         declared = False

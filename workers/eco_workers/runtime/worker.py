@@ -174,7 +174,7 @@ class Worker:
     def _assemble(self, journal: TaskJournal, limits: Limits) -> None:
         settings = self.settings
         name = f"{settings.namespace}/{settings.shard}"
-        url = settings.rabbitmq_url.get_secret_value()
+        url = settings.amqp_url
         self._publisher = Publisher(url, name=name)
         self.relay = Relay(journal, self._publisher, self.metrics)
         self.executor = Executor(

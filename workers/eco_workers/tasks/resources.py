@@ -4,6 +4,7 @@ import asyncio
 import importlib
 from typing import TYPE_CHECKING
 
+from eco_workers import tls
 from eco_workers.settings import Settings
 from eco_workers.sync.rows import Address
 from eco_workers.tasks.processes import Processes
@@ -58,4 +59,5 @@ def address_of(settings: Settings) -> Address:
         settings.postgres_db,
         settings.postgres_user,
         settings.postgres_password.get_secret_value(),
+        tls.for_database(settings.postgres_sslmode, settings.postgres_ca),
     )
