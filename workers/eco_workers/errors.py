@@ -87,5 +87,9 @@ class PictureError(EcoWorkerError):
     """The bytes are no picture that may be worked on. Says what is wrong and the bound; another attempt is no use."""
 
 
+class DatabaseUnavailableError(EcoWorkerError):
+    """A database that a task wants does not serve, or its connections are all in use: worth another attempt later."""
+
+
 class SyncUnavailableError(EcoWorkerError):
     """PostgreSQL cannot be reached or refuses to serve for now: no row is to blame, no attempt is counted."""

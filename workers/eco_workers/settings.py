@@ -5,6 +5,7 @@ Secrets are never part of a message, a log line or a `repr`.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -27,6 +28,10 @@ ROLE_QUEUES: Final[Mapping[str, tuple[str, ...]]] = {"storage": ("q.batch",)}
 KNOWN_QUEUES: Final = frozenset({"q.ai", "q.batch", "q.api", "q.sched"})
 MAX_UNFINISHED_ABOVE_CONCURRENCY: Final = 256
 _AMQP_SCHEMES: Final = ("amqp://", "amqps://")
+PORT_MAX: Final = 65_535
+_DATABASE_AT: Final = re.compile(
+    r"(?P<database>[A-Za-z0-9_-]{1,63})=(?P<place>(?P<host>[A-Za-z0-9.-]{1,253})(:(?P<port>\d{1,5}))?)"
+)
 _DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 
 
@@ -66,6 +71,10 @@ class Settings(BaseModel):
     postgres_sslmode: SslMode = _env(POSTGRES_SSLMODE, "prefer", example="verify-full")
     postgres_ca: str = _env(POSTGRES_CA, "", example="-----BEGIN CERTIFICATE-----…")
     """The authority that signed the database's certificate."""
+    postgres_hosts: Mapping[str, str] = _env("POSTGRES_HOSTS", {}, example="ecoeco_auth=auth:5432,ecoeco_chat=chat")
+    """Databases that live elsewhere than at `POSTGRES_HOST`, for the sessions of tasks."""
+    postgres_connections_max: int = _env("POSTGRES_CONNECTIONS_MAX", 4, example="4", ge=1, le=100)
+    """Connections that tasks may hold to one database."""
     s3_endpoint_url: str = _env(contract.ENV_S3_ENDPOINT_URL, "", example="http://s3:9000")
     s3_bucket: str = _env(contract.ENV_S3_BUCKET, "ecoeco-images", example="ecoeco-images", min_length=3, max_length=63)
     aws_region: str = _env(contract.ENV_AWS_REGION, "ap-northeast-2", example="ap-northeast-2")
@@ -100,6 +109,19 @@ class Settings(BaseModel):
         if unknown:
             raise ValueError(f"unknown queue {unknown[0]!r}; known are {', '.join(sorted(KNOWN_QUEUES))}")
         return tuple(dict.fromkeys(queues))
+
+    @field_validator("postgres_hosts", mode="before")
+    @classmethod
+    def _hosts(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        found = {}
+        for part in filter(None, map(str.strip, value.split(","))):
+            match = _DATABASE_AT.fullmatch(part)
+            if match is None or int(match["port"] or 5432) > PORT_MAX:
+                raise ValueError(f"{part!r}: want database=host or database=host:port")
+            found[match["database"]] = match["place"]
+        return found
 
     @field_validator("rabbitmq_url")
     @classmethod

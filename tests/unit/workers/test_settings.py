@@ -7,6 +7,7 @@ from eco_crds import contract
 from eco_workers.broker.topology import DEAD_LETTER_QUEUE, TOPOLOGY
 from eco_workers.errors import SettingsError
 from eco_workers.settings import KNOWN_QUEUES, Settings, documented, load
+from eco_workers.tasks.resources import address_of
 from tests.support.certificates import make
 
 GOOD = {"RABBITMQ_URL": "amqp://user:hunter2@rabbitmq:5672/"}
@@ -40,6 +41,10 @@ def test_each_variable_of_the_contract_is_read() -> None:
         ("S3_BUCKET", "x"),
         ("ECO_LOG_FORMAT", "xml"),
         ("ECO_MAX_UNFINISHED", "-3"),
+        ("POSTGRES_HOSTS", "chat"),
+        ("POSTGRES_HOSTS", "chat=db:70000"),
+        ("POSTGRES_HOSTS", "chat=db, no name=db"),
+        ("POSTGRES_SSLMODE", "maybe"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_name_and_an_example(name: str, value: str) -> None:
@@ -125,3 +130,12 @@ def test_every_secret_may_come_from_a_file(variable: str, tmp_path: Path) -> Non
     file.write_text("amqp://from-file/\n")
     values = {key: value for key, value in GOOD.items() if key != variable} | {f"{variable}_FILE": str(file)}
     assert getattr(load(values), SECRETS[variable]).get_secret_value() == "amqp://from-file/"
+
+
+def test_databases_may_live_in_several_places() -> None:
+    settings = load(GOOD | {"POSTGRES_HOST": "main", "POSTGRES_HOSTS": "ecoeco_auth=auth:5433, ecoeco_chat=chat"})
+    found = [address_of(settings, name) for name in ("", "ecoeco_auth", "ecoeco_chat", "ecoeco_waste")]
+    assert [(each.host, each.port, each.database) for each in found] == [
+        ("main", 5432, "ecoeco_waste"), ("auth", 5433, "ecoeco_auth"), ("chat", 5432, "ecoeco_chat"),
+        ("main", 5432, "ecoeco_waste"),
+    ]  # fmt: skip
