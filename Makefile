@@ -54,6 +54,10 @@ parts: setup  ## Start the lab and install the servers that tests run by themsel
 	  [ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >/dev/null
 	fi
+	if grep -q '^VERSION_CODENAME=bookworm' /etc/os-release && command -v apt-get >/dev/null; then
+	  echo "parts: RabbitMQ 3.10 of the distribution, unpacked into build/"
+	  $(PY) -m tests.support.debian >/dev/null
+	fi
 	$(PY) -m eco_lab up --with helm
 
 .PHONY: unit

@@ -2,7 +2,8 @@
 
 The server comes from the image in the lab's cache, or from a root file system that `ECO_BROKER_ROOTFS` names, by chroot
 in a mount namespace of its own; else, or when that variable is empty, from the machine (`rabbitmq-server` of the
-distribution, another release). Everything it writes is below one directory, so it keeps its queues over a restart.
+distribution, another release), where it may also lie unpacked in a directory (`tests.support.debian`). Everything it
+writes is below one directory, so it keeps its queues over a restart.
 """
 
 import json
@@ -53,6 +54,8 @@ class Broker:
 
     directory: Path
     root: Path | None = field(default_factory=rootfs)
+    prefix: Path | None = None
+    """Where packages of the distribution are unpacked without being installed; goes before `root`."""
     port: int = field(default_factory=free_port)
     certificates: Certificates | None = None
     """With them it also listens for TLS."""
@@ -63,8 +66,12 @@ class Broker:
     _epmd: Program = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.prefix is not None:
+            self.root = None
         self.directory.mkdir(parents=True, exist_ok=True)
         home = self._home
+        programs = "/usr/sbin:/usr/bin:/sbin:/bin"
+        installed = (self.prefix or Path("/")) / "usr/lib"
         (self.directory / "enabled_plugins").write_text("[].\n")
         (self.directory / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
@@ -72,10 +79,10 @@ class Broker:
             "log.console = true\nlog.console.level = warning\nlog.file = false\n" + self._tls_lines()
         )
         env = {
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{installed / 'erlang/bin'}:{programs}" if self.prefix else programs,
             "LANG": "C.UTF-8",
             "HOME": str(home),
-            "RABBITMQ_HOME": "/usr/lib/rabbitmq",
+            "RABBITMQ_HOME": str(installed / "rabbitmq"),
             # Erlang itself, not a shell that waits for it: signals then reach the broker.
             "RABBITMQ_ALLOW_INPUT": "1",
             "RABBITMQ_SERVER_START_ARGS": "-noinput",
@@ -93,7 +100,7 @@ class Broker:
         }
         log = self.directory / "broker.log"
         self._epmd = Program("epmd", self._inside(["epmd", "-port", str(self._epmd_port)]), log, env)
-        self._server = Program("rabbitmq", self._inside([str(SCRIPTS / "rabbitmq-server")]), log, env)
+        self._server = Program("rabbitmq", self._inside([str(self._scripts / "rabbitmq-server")]), log, env)
 
     @property
     def url(self) -> str:
@@ -119,6 +126,10 @@ class Broker:
         return "\n".join([*lines, ""])
 
     @property
+    def _scripts(self) -> Path:
+        return SCRIPTS if self.prefix is None else self.prefix / SCRIPTS.relative_to("/")
+
+    @property
     def _home(self) -> Path:
         return INSIDE if self.root else self.directory
 
@@ -134,7 +145,7 @@ class Broker:
 
     def version(self) -> str:
         """Version of the server, from its own files."""
-        base = (self.root or Path("/")) / "usr/lib/rabbitmq/lib"
+        base = (self.prefix or self.root or Path("/")) / "usr/lib/rabbitmq/lib"
         found = sorted(base.glob("rabbitmq_server-*"))
         return found[-1].name.removeprefix("rabbitmq_server-") if found else "unknown"
 
@@ -176,7 +187,7 @@ class Broker:
     def control(self, *arguments: str) -> str:
         """Run `rabbitmqctl`; its output. Takes about two seconds of a core."""
         done = subprocess.run(
-            self._inside([str(SCRIPTS / "rabbitmqctl"), "--quiet", *arguments]),
+            self._inside([str(self._scripts / "rabbitmqctl"), "--quiet", *arguments]),
             env=dict(self._server.env),
             capture_output=True,
             text=True,
