@@ -33,7 +33,7 @@ def made(release: str, directory: Path) -> Broker:
     """A broker of that release; the test is skipped, or fails in CI, where there is none."""
     if release == OLDEST:
         prefix = debian.prefix()
-        require(prefix, f"RabbitMQ {OLDEST} (`python -m tests.support.debian` on Debian 12)")
+        require(prefix, f"RabbitMQ {OLDEST} (`python -m tests.support.debian`)")
         found = Broker(directory, prefix=prefix)
     else:
         require(brokers.is_available(), f"a RabbitMQ {TARGET}x")

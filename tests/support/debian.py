@@ -1,9 +1,9 @@
-"""The distribution's own RabbitMQ, unpacked into a directory of this tree: nothing is installed, nothing is started.
+"""RabbitMQ 3.10 out of Debian 12, unpacked into a directory of this tree: nothing is installed, nothing is started.
 
     python -m tests.support.debian
 
-downloads `rabbitmq-server` and what it needs by `apt-get` (as root) and unpacks it below `build/`. On Debian 12 that is
-RabbitMQ 3.10, the oldest release that the worker runs on.
+downloads the packages by `apt-get`, on any machine that has it and Debian's keys (package debian-archive-keyring), with
+lists and cache of its own below `build/`. It is the oldest release of RabbitMQ that the worker runs on.
 """
 
 import re
@@ -15,8 +15,22 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 UNPACKED: Final = ROOT / "build" / "debian-rabbitmq"
-PACKAGE: Final = "rabbitmq-server"
-DOWNLOAD_TIMEOUT_S: Final = 600.0
+KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+SOURCES: Final = (
+    ("http://deb.debian.org/debian", "bookworm"),
+    ("http://deb.debian.org/debian-security", "bookworm-security"),
+)
+PACKAGES: Final = (
+    "rabbitmq-server",
+    *(
+        f"erlang-{part}"
+        for part in (
+            "asn1", "base", "crypto", "eldap", "ftp", "inets", "mnesia", "os-mon", "parsetools", "public-key",
+            "runtime-tools", "snmp", "ssl", "syntax-tools", "tftp", "tools", "xmerl",
+        )
+    ),
+)  # fmt: skip
+STEP_TIMEOUT_S: Final = 600.0
 _ERLANG: Final = "usr/lib/erlang"
 
 
@@ -29,33 +43,38 @@ def unpack() -> Path:
     """Download and unpack it, unless that was done before."""
     if prefix() is not None:
         return UNPACKED
-    archives = ROOT / "build" / "debs"
-    (archives / "partial").mkdir(parents=True, exist_ok=True)
-    _run(["apt-get", "update", "-qq"])
-    words = ["install", "-y", "-qq", "--no-install-recommends", "--download-only", "--reinstall"]
-    _run(["apt-get", *words, "-o", f"Dir::Cache::archives={archives}", PACKAGE])
-    partial = UNPACKED.with_name(UNPACKED.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for archive in sorted(archives.glob("*.deb")):
-        _run(["dpkg-deb", "-x", str(archive), str(partial)])
-    shutil.rmtree(archives)
+    if not KEYRING.exists():
+        raise FileNotFoundError(f"{KEYRING} (package debian-archive-keyring)")
+    work = UNPACKED.with_name(UNPACKED.name + ".partial")
+    shutil.rmtree(work, ignore_errors=True)
+    for name in ("lists/partial", "archives/partial", "debs", "root"):
+        (work / name).mkdir(parents=True)
+    (work / "status").touch()
+    lines = [f"deb [signed-by={KEYRING}] {url} {suite} main" for url, suite in SOURCES]
+    (work / "sources.list").write_text("\n".join([*lines, ""]))
+    options = {
+        "Dir::Etc::sourcelist": work / "sources.list", "Dir::Etc::sourceparts": "-",
+        "Dir::State::lists": work / "lists", "Dir::State::status": work / "status",
+        "Dir::Cache": work, "Dir::Cache::archives": work / "archives",
+        "APT::Sandbox::User": "root", "Debug::NoLocking": "1",
+    }  # fmt: skip
+    apt = ["apt-get", "-qq", *(word for key, value in options.items() for word in ("-o", f"{key}={value}"))]
+    _run([*apt, "update"], work)
+    _run([*apt, "download", *PACKAGES], work / "debs")
+    for archive in sorted((work / "debs").glob("*.deb")):
+        _run(["dpkg-deb", "-x", str(archive), str(work / "root")], work)
     # Erlang's start scripts hold the place where the package would have put them.
-    for script in (partial / _ERLANG).glob("**/bin/*"):
-        if script.is_file() and not script.is_symlink() and (text := _script(script)):
-            script.write_text(re.sub(rf'"?/{_ERLANG}"?', str(UNPACKED / _ERLANG), text))
+    for script in (work / "root" / _ERLANG).glob("**/bin/*"):
+        if script.is_file() and not script.is_symlink() and script.read_bytes()[:2] == b"#!":
+            script.write_text(re.sub(rf'"?/{_ERLANG}"?', str(UNPACKED / _ERLANG), script.read_text()))
     shutil.rmtree(UNPACKED, ignore_errors=True)
-    partial.rename(UNPACKED)
+    (work / "root").rename(UNPACKED)
+    shutil.rmtree(work)
     return UNPACKED
 
 
-def _script(path: Path) -> str:
-    start = path.read_bytes()[:2]
-    return path.read_text() if start == b"#!" else ""
-
-
-def _run(argv: list[str]) -> None:
-    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, timeout=DOWNLOAD_TIMEOUT_S)
+def _run(argv: list[str], directory: Path) -> None:
+    subprocess.run(argv, cwd=directory, check=True, stdout=subprocess.DEVNULL, timeout=STEP_TIMEOUT_S)
 
 
 if __name__ == "__main__":
