@@ -372,8 +372,8 @@ def test_a_wrong_setting_stops_the_start_with_its_name_and_an_example(name: str,
 
 def test_metrics_have_the_names_that_dashboards_use(start: Start, broker: Broker) -> None:
     worker = start()
-    broker.send(*jobs("test.echo", 2))
-    worker.wait_for(lambda r: r.counts.completed == 2, "done", timeout_s=WITHIN_S)
+    broker.send(*jobs("test.echo", 2), *jobs("test.fail", 1))
+    worker.wait_for(lambda r: r.counts.completed == 2 and r.counts.failed == 1, "done", timeout_s=WITHIN_S)
     status, text = get(worker, "/metrics")
     assert status == 200
     for wanted in (
@@ -382,8 +382,24 @@ def test_metrics_have_the_names_that_dashboards_use(start: Start, broker: Broker
         "wal_sync_delay_seconds_count",
         'wal_file_size_bytes{file="database"}',
         'task_duration_seconds_count{queue="q.api",task_name="test.echo"} 2.0',
+        'wal_tasks_total{status="failed",task_name="test.fail"} 1.0',
+        'task_failures_total{kind="retry",queue="q.api",task_name="test.fail"} 1.0',
+        'task_failures_total{kind="failed",queue="q.api",task_name="test.fail"} 1.0',
+        'wal_sync_rows_total{outcome="committed"} 0.0',
     ):
         assert wanted in text
+
+
+def test_each_line_about_a_task_bears_its_id_and_its_attempt(start: Start, broker: Broker) -> None:
+    worker = start()
+    [message] = jobs("test.fail", 1)
+    broker.send(message)
+    worker.wait_for(lambda r: r.counts.failed == 1, "failed", timeout_s=WITHIN_S)
+    told = [json.loads(line) for line in worker.tail(1000).splitlines() if message.task_id in line]
+    assert [(line["event"], line["task_id"], line["attempt"], line["shard"]) for line in told] == [
+        ("task will be tried again", message.task_id, 1, "storage-0"),
+        ("task failed, attempts used up", message.task_id, 2, "storage-0"),
+    ]
 
 
 def test_the_log_holds_no_password(start: Start, amqp_url: str) -> None:
@@ -420,6 +436,9 @@ def test_results_reach_the_database_also_after_it_was_away(start: Start, broker:
         report = worker.report()
         assert report is not None
         assert report.counts.sync_parked == 0
+        text = get(worker, "/metrics")[1]
+        assert 'wal_sync_rows_total{outcome="committed"} 60.0' in text
+        assert "wal_sync_delay_seconds_count 60.0" in text
 
     async def states() -> list[str]:
         connection = await asyncpg.connect(postgres_dsn)

@@ -19,9 +19,12 @@ def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, env=given, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("command", ["run", "check", "tasks", "send", "status"])
+COMMANDS = "run, check, tasks, send, status, job, job drain, job sync, job recover, dlq, dlq list, dlq show, dlq replay"
+
+
+@pytest.mark.parametrize("command", [*COMMANDS.split(", "), "dlq drop"])
 def test_each_command_explains_itself_with_an_example(command: str) -> None:
-    shown = run(command, "--help")
+    shown = run(*command.split(), "--help")
     assert shown.returncode == 0
     assert "xample" in shown.stdout
     assert "eco-worker" in shown.stdout

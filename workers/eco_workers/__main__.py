@@ -1,4 +1,4 @@
-"""The command `eco-worker`: run a shard, check its surroundings, list its tasks, send one, ask how it stands."""
+"""The command `eco-worker`: run a shard, do its jobs, check its surroundings, send tasks, deal with dead letters."""
 
 import logging
 import sys

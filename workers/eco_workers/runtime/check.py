@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from eco_workers.broker.publisher import Publisher
@@ -23,6 +24,8 @@ async def check_all(settings: Settings) -> list[tuple[str, str]]:
     ]
     if settings.postgres_host:
         parts.append((f"database {settings.postgres_host}/{settings.postgres_db}", lambda: _database(settings)))
+    for name, place in settings.postgres_hosts.items():
+        parts.append((f"database {place}/{name}", partial(_database, settings, name)))
     if settings.role == "storage":
         parts.append((f"bucket {settings.s3_bucket}", lambda: _bucket(settings)))
     return [(what, await _problem(work)) for what, work in parts]
@@ -53,8 +56,8 @@ async def _broker(settings: Settings) -> None:
         await publisher.close()
 
 
-async def _database(settings: Settings) -> None:
-    database = Database(address_of(settings))
+async def _database(settings: Settings, name: str = "") -> None:
+    database = Database(address_of(settings, name))
     try:
         await database.ping()
     finally:

@@ -218,7 +218,8 @@ class Worker:
             journal,
             self._database,
             Origin(settings.namespace, settings.worker, settings.shard),
-            on_synced=on_synced(self.metrics.sync_delay.observe, time.time),
+            on_synced=on_synced(self.metrics.observe_synced, time.time),
+            on_refused=self.metrics.sync_rows.labels("refused").inc,
         )
 
     async def _begin(self, journal: TaskJournal) -> None:
