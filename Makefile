@@ -54,8 +54,8 @@ parts: setup  ## Start the lab and install the servers that tests run by themsel
 	  [ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >/dev/null
 	fi
-	if [ ! -e build/debian-rabbitmq ] && command -v apt-get >/dev/null; then
-	  echo "parts: RabbitMQ 3.10 out of Debian 12, unpacked into build/"
+	if ! ls -d build/debian/{rabbitmq,redis} >/dev/null 2>&1 && command -v apt-get >/dev/null; then
+	  echo "parts: RabbitMQ 3.10 and Redis out of Debian 12, unpacked into build/"
 	  [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || apt-get install -y -qq debian-archive-keyring >/dev/null
 	  $(PY) -m tests.support.debian >/dev/null
 	fi

@@ -32,7 +32,7 @@ LOOKS = 25
 def made(release: str, directory: Path) -> Broker:
     """A broker of that release; the test is skipped, or fails in CI, where there is none."""
     if release == OLDEST:
-        prefix = debian.prefix()
+        prefix = debian.RABBITMQ.prefix
         require(prefix, f"RabbitMQ {OLDEST} (`python -m tests.support.debian`)")
         found = Broker(directory, prefix=prefix)
     else:

@@ -1,53 +1,82 @@
-"""RabbitMQ 3.10 out of Debian 12, unpacked into a directory of this tree: nothing is installed, nothing is started.
+"""Servers out of Debian 12, unpacked into directories of this tree: nothing is installed, nothing is started.
 
     python -m tests.support.debian
 
-downloads the packages by `apt-get`, on any machine that has it and Debian's keys (package debian-archive-keyring), with
-lists and cache of its own below `build/`. It is the oldest release of RabbitMQ that the worker runs on.
+downloads their packages by `apt-get`, on any machine that has it and Debian's keys (package debian-archive-keyring),
+with lists and cache of its own below `build/`. RabbitMQ 3.10 is the oldest release that the worker runs on.
 """
 
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-UNPACKED: Final = ROOT / "build" / "debian-rabbitmq"
+BUILD: Final = ROOT / "build" / "debian"
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 SOURCES: Final = (
     ("http://deb.debian.org/debian", "bookworm"),
     ("http://deb.debian.org/debian-security", "bookworm-security"),
 )
-PACKAGES: Final = (
-    "rabbitmq-server",
-    *(
-        f"erlang-{part}"
-        for part in (
-            "asn1", "base", "crypto", "eldap", "ftp", "inets", "mnesia", "os-mon", "parsetools", "public-key",
-            "runtime-tools", "snmp", "ssl", "syntax-tools", "tftp", "tools", "xmerl",
-        )
-    ),
-)  # fmt: skip
 STEP_TIMEOUT_S: Final = 600.0
 _ERLANG: Final = "usr/lib/erlang"
 
 
-def prefix() -> Path | None:
-    """Where it is unpacked; None when it is not."""
-    return UNPACKED if (UNPACKED / "usr/lib/rabbitmq/bin/rabbitmq-server").exists() else None
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One server: the packages it is made of, and the program that shows that it is there."""
+
+    name: str
+    packages: tuple[str, ...]
+    program: str
+
+    @property
+    def prefix(self) -> Path | None:
+        """Where it is unpacked; None when it is not."""
+        return self.directory if (self.directory / self.program).exists() else None
+
+    @property
+    def directory(self) -> Path:
+        """Where it would be unpacked."""
+        return BUILD / self.name
 
 
-def unpack() -> Path:
-    """Download and unpack it, unless that was done before."""
-    if prefix() is not None:
-        return UNPACKED
+RABBITMQ: Final = Server(
+    "rabbitmq",
+    (
+        "rabbitmq-server",
+        *(
+            f"erlang-{part}"
+            for part in (
+                "asn1", "base", "crypto", "eldap", "ftp", "inets", "mnesia", "os-mon", "parsetools", "public-key",
+                "runtime-tools", "snmp", "ssl", "syntax-tools", "tftp", "tools", "xmerl",
+            )
+        ),
+    ),
+    "usr/lib/rabbitmq/bin/rabbitmq-server",
+)  # fmt: skip
+REDIS: Final = Server(
+    "redis",
+    ("redis-tools", "libjemalloc2", "liblzf1", "libhiredis0.14", "liblua5.1-0", "lua-bitop", "lua-cjson"),
+    "usr/bin/redis-check-rdb",
+)
+SERVERS: Final = (RABBITMQ, REDIS)
+
+
+def unpack(servers: Iterable[Server] = SERVERS) -> None:
+    """Download and unpack what was not unpacked before."""
+    missing = [server for server in servers if server.prefix is None]
+    if not missing:
+        return
     if not KEYRING.exists():
         raise FileNotFoundError(f"{KEYRING} (package debian-archive-keyring)")
-    work = UNPACKED.with_name(UNPACKED.name + ".partial")
+    work = BUILD / "partial"
     shutil.rmtree(work, ignore_errors=True)
-    for name in ("lists/partial", "archives/partial", "debs", "root"):
+    for name in ("lists/partial", "archives/partial"):
         (work / name).mkdir(parents=True)
     (work / "status").touch()
     lines = [f"deb [signed-by={KEYRING}] {url} {suite} main" for url, suite in SOURCES]
@@ -60,17 +89,23 @@ def unpack() -> Path:
     }  # fmt: skip
     apt = ["apt-get", "-qq", *(word for key, value in options.items() for word in ("-o", f"{key}={value}"))]
     _run([*apt, "update"], work)
-    _run([*apt, "download", *PACKAGES], work / "debs")
-    for archive in sorted((work / "debs").glob("*.deb")):
-        _run(["dpkg-deb", "-x", str(archive), str(work / "root")], work)
-    # Erlang's start scripts hold the place where the package would have put them.
-    for script in (work / "root" / _ERLANG).glob("**/bin/*"):
-        if script.is_file() and not script.is_symlink() and script.read_bytes()[:2] == b"#!":
-            script.write_text(re.sub(rf'"?/{_ERLANG}"?', str(UNPACKED / _ERLANG), script.read_text()))
-    shutil.rmtree(UNPACKED, ignore_errors=True)
-    (work / "root").rename(UNPACKED)
+    for server in missing:
+        _unpack(server, apt, work / server.name)
     shutil.rmtree(work)
-    return UNPACKED
+
+
+def _unpack(server: Server, apt: list[str], work: Path) -> None:
+    root = work / "root"
+    root.mkdir(parents=True)
+    _run([*apt, "download", *server.packages], work)
+    for archive in sorted(work.glob("*.deb")):
+        _run(["dpkg-deb", "-x", str(archive), str(root)], work)
+    # Erlang's start scripts hold the place where the package would have put them.
+    for script in (root / _ERLANG).glob("**/bin/*"):
+        if script.is_file() and not script.is_symlink() and script.read_bytes()[:2] == b"#!":
+            script.write_text(re.sub(rf'"?/{_ERLANG}"?', str(server.directory / _ERLANG), script.read_text()))
+    shutil.rmtree(server.directory, ignore_errors=True)
+    root.rename(server.directory)
 
 
 def _run(argv: list[str], directory: Path) -> None:
@@ -78,4 +113,5 @@ def _run(argv: list[str], directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{unpack()}\n")
+    unpack()
+    sys.stdout.write("".join(f"{server.prefix}\n" for server in SERVERS))

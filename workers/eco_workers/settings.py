@@ -28,6 +28,7 @@ ROLE_QUEUES: Final[Mapping[str, tuple[str, ...]]] = {"storage": ("q.batch",)}
 KNOWN_QUEUES: Final = frozenset({"q.ai", "q.batch", "q.api", "q.sched"})
 MAX_UNFINISHED_ABOVE_CONCURRENCY: Final = 256
 _AMQP_SCHEMES: Final = ("amqp://", "amqps://")
+_REDIS_URL: Final = re.compile(r"rediss?://([^/@\s]*@)?[A-Za-z0-9.-]+(:\d{1,5})?(/\d{0,4})?")
 PORT_MAX: Final = 65_535
 _DATABASE_AT: Final = re.compile(
     r"(?P<database>[A-Za-z0-9_-]{1,63})=(?P<place>(?P<host>[A-Za-z0-9.-]{1,253})(:(?P<port>\d{1,5}))?)"
@@ -75,11 +76,17 @@ class Settings(BaseModel):
     """Databases that live elsewhere than at `POSTGRES_HOST`, for the sessions of tasks."""
     postgres_connections_max: int = _env("POSTGRES_CONNECTIONS_MAX", 4, example="4", ge=1, le=100)
     """Connections that tasks may hold to one database."""
+    redis_url: SecretStr = _env("REDIS_URL", SecretStr(""), example="redis://:password@redis:6379/0")
+    """For tasks that keep something there; `eco-worker check` asks it. The worker itself does not."""
     s3_endpoint_url: str = _env(contract.ENV_S3_ENDPOINT_URL, "", example="http://s3:9000")
     s3_bucket: str = _env(contract.ENV_S3_BUCKET, "ecoeco-images", example="ecoeco-images", min_length=3, max_length=63)
     aws_region: str = _env(contract.ENV_AWS_REGION, "ap-northeast-2", example="ap-northeast-2")
     aws_access_key_id: SecretStr = _env(contract.ENV_AWS_ACCESS_KEY_ID, SecretStr(""), example="AKIA…")
     aws_secret_access_key: SecretStr = _env(contract.ENV_AWS_SECRET_ACCESS_KEY, SecretStr(""), example="a secret key")
+    cloudfront_distribution_id: str = _env(
+        "CLOUDFRONT_DISTRIBUTION_ID", "", example="E2QWRUHAPOMQZL", pattern=r"^(E[A-Z0-9]{6,31})?$"
+    )
+    """For tasks that tell a CDN about an object. What the worker stores never changes, so it tells nobody."""
     cpu_processes: int = _env("ECO_CPU_PROCESSES", 1, example="2", ge=1, le=64)
     admin_host: str = _env("ECO_ADMIN_HOST", "0.0.0.0", example="127.0.0.1")  # noqa: S104  # the kubelet probes from outside
     admin_port: int = _env("ECO_ADMIN_PORT", contract.ADMIN_PORT, example="9464", ge=0, le=65_535)
@@ -128,6 +135,13 @@ class Settings(BaseModel):
     def _is_amqp(cls, url: SecretStr) -> SecretStr:
         if not url.get_secret_value().startswith(_AMQP_SCHEMES):
             raise ValueError("want a URL that begins with amqp:// or amqps://")
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, url: SecretStr) -> SecretStr:
+        if not _REDIS_URL.fullmatch(url.get_secret_value()):
+            raise ValueError("want redis:// or rediss://, a host, and at most the number of a database behind it")
         return url
 
     @field_validator("rabbitmq_ca", "postgres_ca")

@@ -45,6 +45,9 @@ def test_each_variable_of_the_contract_is_read() -> None:
         ("POSTGRES_HOSTS", "chat=db:70000"),
         ("POSTGRES_HOSTS", "chat=db, no name=db"),
         ("POSTGRES_SSLMODE", "maybe"),
+        ("REDIS_URL", "http://redis"),
+        ("REDIS_URL", "redis://redis/one"),
+        ("CLOUDFRONT_DISTRIBUTION_ID", "d111111abcdef8.cloudfront.net"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_name_and_an_example(name: str, value: str) -> None:
@@ -127,9 +130,10 @@ SECRETS = {
 @pytest.mark.parametrize("variable", SECRETS)
 def test_every_secret_may_come_from_a_file(variable: str, tmp_path: Path) -> None:
     file = tmp_path / "secret"
-    file.write_text("amqp://from-file/\n")
+    text = "redis://from-file/" if variable == "REDIS_URL" else "amqp://from-file/"
+    file.write_text(f"{text}\n")
     values = {key: value for key, value in GOOD.items() if key != variable} | {f"{variable}_FILE": str(file)}
-    assert getattr(load(values), SECRETS[variable]).get_secret_value() == "amqp://from-file/"
+    assert getattr(load(values), SECRETS[variable]).get_secret_value() == text
 
 
 def test_databases_may_live_in_several_places() -> None:

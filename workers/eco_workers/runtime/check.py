@@ -8,6 +8,7 @@ from typing import Final
 
 from eco_workers.broker.publisher import Publisher
 from eco_workers.errors import EcoWorkerError
+from eco_workers.runtime import redis
 from eco_workers.runtime.executor import describe
 from eco_workers.settings import Settings
 from eco_workers.sync.database import Database
@@ -26,6 +27,8 @@ async def check_all(settings: Settings) -> list[tuple[str, str]]:
         parts.append((f"database {settings.postgres_host}/{settings.postgres_db}", lambda: _database(settings)))
     for name, place in settings.postgres_hosts.items():
         parts.append((f"database {place}/{name}", partial(_database, settings, name)))
+    if url := settings.redis_url.get_secret_value():
+        parts.append(("redis", lambda: redis.ping(url)))
     if settings.role == "storage":
         parts.append((f"bucket {settings.s3_bucket}", lambda: _bucket(settings)))
     return [(what, await _problem(work)) for what, work in parts]
