@@ -47,7 +47,7 @@ def list_letters(
     queue: Queue = "",
     older_than: Older = "",
     younger_than: Younger = "",
-    limit: Limit = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Letters at most, the oldest first.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Letters that match, the oldest first. They stay.
@@ -100,7 +100,7 @@ def replay(  # noqa: PLR0913  # the options of a command
     _check_meant(wanted, every=every)
     outcome = _run(dlq.replay(_url(), wanted, limit=limit, dry_run=dry_run))
     _print(outcome, "would be replayed" if dry_run else "replayed", as_json=as_json)
-    raise typer.Exit(EXIT_KEPT if outcome.kept else 0)
+    raise typer.Exit(EXIT_KEPT if outcome.kept_count else 0)
 
 
 @app.command()
@@ -169,8 +169,10 @@ def _print(outcome: "Outcome", word: str, *, as_json: bool) -> None:
     if as_json:
         document = {
             "scanned": outcome.scanned,
+            "count": outcome.count,
             "matched": [described(entry) for entry in outcome.matched],
             "done": outcome.done,
+            "kept_count": outcome.kept_count,
             "kept": [{"task_id": entry.task_id, "why": why} for entry, why in outcome.kept],
         }
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
@@ -179,8 +181,7 @@ def _print(outcome: "Outcome", word: str, *, as_json: bool) -> None:
         typer.echo(_line(entry))
     for entry, why in outcome.kept:
         typer.echo(f"kept: {entry.task_id}: {why}", err=True)
-    count = len(outcome.matched) - len(outcome.kept)
-    typer.echo(f"{count} {word}, {outcome.scanned} looked at", err=True)
+    typer.echo(f"{outcome.count - outcome.kept_count} {word}, {outcome.scanned} looked at", err=True)
 
 
 def _line(entry: "Entry") -> str:

@@ -23,6 +23,8 @@ from eco_workers.journal.messages import NAMESPACE, readable
 from eco_workers.runtime.messages import COUNT_MAX, OF_A_LETTER, RefusedError, number
 
 REPLAY: Final = "replay"
+SHOWN_MAX: Final = 10_000
+"""Letters that are told one by one; a queue may hold a million."""
 HISTORY: Final = "x-death"
 USED_UP: Final = frozenset({names.ATTEMPTS, names.NOT_BEFORE, names.EXPIRES_AT, "expires", "type", HISTORY})
 """What belongs to the run that failed: a replay has its whole budget and no end that has passed already."""
@@ -89,11 +91,29 @@ class Outcome:
     """What was found and done."""
 
     scanned: int = 0
+    count: int = 0
+    """Letters that match."""
     matched: list[Entry] = field(default_factory=list)
+    """The first of them, `SHOWN_MAX` at most."""
     done: int = 0
     """Letters that have left the queue."""
+    kept_count: int = 0
+    """Letters that were meant and stay."""
     kept: list[tuple[Entry, str]] = field(default_factory=list)
-    """Letters that were meant and stay, with the reason."""
+    """The first of them, with the reason."""
+
+    def match(self, entry: Entry, limit: int) -> bool:
+        """Note a letter that matches; whether these are enough."""
+        self.count += 1
+        if len(self.matched) < SHOWN_MAX:
+            self.matched.append(entry)
+        return self.count >= limit
+
+    def keep(self, entry: Entry, why: str) -> None:
+        """Note a letter that was meant and stays."""
+        self.kept_count += 1
+        if len(self.kept) < SHOWN_MAX:
+            self.kept.append((entry, why))
 
 
 async def find(url: str, wanted: Filter, *, limit: int) -> Outcome:
@@ -102,7 +122,7 @@ async def find(url: str, wanted: Filter, *, limit: int) -> Outcome:
     async with DeadLetters(url) as look:
         async for letter, entry, meant in _each(look, wanted, outcome):
             await look.keep(letter)
-            if meant and _is_enough(outcome, entry, limit):
+            if meant and outcome.match(entry, limit):
                 break
     return outcome
 
@@ -129,8 +149,8 @@ async def replay(url: str, wanted: Filter, *, limit: int, dry_run: bool) -> Outc
             else:
                 await _send_again(look, letter, entry, outcome)
             if meant and entry.problem:
-                outcome.kept.append((entry, entry.problem))
-            if meant and _is_enough(outcome, entry, limit):
+                outcome.keep(entry, entry.problem)
+            if meant and outcome.match(entry, limit):
                 break
     return outcome
 
@@ -145,7 +165,7 @@ async def drop(url: str, wanted: Filter, *, limit: int, dry_run: bool) -> Outcom
                 outcome.done += 1
             else:
                 await look.keep(letter)
-            if meant and _is_enough(outcome, entry, limit):
+            if meant and outcome.match(entry, limit):
                 break
     return outcome
 
@@ -223,13 +243,8 @@ async def _send_again(look: DeadLetters, letter: Letter, entry: Entry, outcome: 
         )
         outcome.done += 1
     except DeadLetterError as error:
-        outcome.kept.append((entry, str(error)))
+        outcome.keep(entry, str(error))
         await look.keep(letter)
-
-
-def _is_enough(outcome: Outcome, entry: Entry, limit: int) -> bool:
-    outcome.matched.append(entry)
-    return len(outcome.matched) >= limit
 
 
 def _death(headers: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -146,7 +146,8 @@ class ShardJob:
         before = await self._take_stock(journal)
         log.info("journal open", uuid=journal.journal_uuid, **_owed(before))
         # What was given up belongs to a time when something was away or wrong; a job is somebody who tries again.
-        await journal.retry_parked()
+        while await journal.retry_parked():
+            pass
         progress = asyncio.create_task(self._tell(journal), name="progress")
         try:
             if self._name is JobName.DRAIN:
