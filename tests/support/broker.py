@@ -180,9 +180,11 @@ class Broker:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2.0) as connection:
                 connection.sendall(_GREETING)
-                return connection.recv(1) == b"\x01"
+                greeted = connection.recv(1) == b"\x01"
         except OSError:
             return False
+        # The listeners are opened one after the other.
+        return greeted and (self.certificates is None or answers(self.tls_port))
 
     def control(self, *arguments: str) -> str:
         """Run `rabbitmqctl`; its output. Takes about two seconds of a core."""
