@@ -39,9 +39,7 @@ class JobReport(BaseModel):
     journal_uuid: str = Field("", max_length=64)
     epoch: int = Field(0, ge=0)
     empty: bool = Field(False, description="Whether the journal owes nothing any more, so that its volume may go.")
-    action: str = Field(
-        "", max_length=32, description="Of `recover`: none, unmarked, adopted, rebuilt or restored."
-    )
+    action: str = Field("", max_length=32, description="Of `recover`: none, unmarked, adopted, rebuilt or restored.")
     unfinished: int = Field(0, ge=0, description="Pending and running rows that are left.")
     unsynced: int = Field(0, ge=0, description="Terminal rows that still owe their report, parked ones included.")
     unsent: int = Field(0, ge=0, description="Messages that are left in the outbox, parked ones included.")
