@@ -3,9 +3,9 @@
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from eco_crds.jobs import PROBLEMS_MAX
 from eco_workers import logs
@@ -23,12 +23,16 @@ PROGRESS_PERIOD_S: Final = 5.0
 PROBLEM_CHARACTERS_MAX: Final = 300
 BASE_SUFFIX: Final = ".base"
 
-Restore = Callable[[Settings, Path], Awaitable[Path | None]]
-"""Brings a copy of this shard's journal from elsewhere to the given path; None when there is none.
 
-Asked only when the journal turned out to be damaged or gone, and never in a dry run: a restore closes the epoch of the
-writer it restores from.
-"""
+class Restore(Protocol):
+    """Brings a copy of this shard's journal from elsewhere; asked only when the journal is damaged or gone."""
+
+    def __call__(self, settings: Settings, target: Path, *, seal: bool) -> Coroutine[Any, Any, Path | None]:
+        """Build it at `target`; None when there is none.
+
+        With `seal` whoever still writes to where the copy comes from is shut out first; without, for a dry run,
+        nothing changes there.
+        """
 
 
 class RecoveryStoppedError(EcoWorkerError):
@@ -82,10 +86,11 @@ class Recovery:
         base = plan.path.with_name(plan.path.name + BASE_SUFFIX)
 
         def find_base() -> Path | None:
-            if self._restore is None or self._dry_run:
+            if self._restore is None:
                 return None
-            base.unlink(missing_ok=True)
-            return asyncio.run_coroutine_threadsafe(self._awaited(base), loop).result()
+            _remove(base)
+            coming = self._restore(self._settings, base, seal=not self._dry_run)
+            return asyncio.run_coroutine_threadsafe(coming, loop).result()
 
         work = asyncio.create_task(
             asyncio.to_thread(
@@ -100,10 +105,7 @@ class Recovery:
             await asyncio.wait({work})
             raise
         finally:
-            base.unlink(missing_ok=True)
-
-    async def _awaited(self, base: Path) -> Path | None:
-        return None if self._restore is None else await self._restore(self._settings, base)
+            _remove(base)
 
     def _tell(self, what: str, done: int, total: int) -> None:
         """Called between two slices of rows, on the thread that recovers."""
@@ -113,10 +115,9 @@ class Recovery:
             self._told_at = time.monotonic()
             log.info("recovering", what=what, done=done, total=total)
 
-    def _fields(self, report: RecoveryReport) -> dict[str, Any]:
+    @staticmethod
+    def _fields(report: RecoveryReport) -> dict[str, Any]:
         problems = [*report.problems, *report.unreadable]
-        if self._dry_run and self._restore is not None and report.action in {"rebuilt", "anew"}:
-            problems.insert(0, "a copy elsewhere would be restored first; a dry run does not look at it")
         return {
             "action": report.action,
             "journal_uuid": report.journal_uuid,
@@ -127,3 +128,9 @@ class Recovery:
             "problems": [problem[:PROBLEM_CHARACTERS_MAX] for problem in problems[:PROBLEMS_MAX]],
             "moved_aside": Path(report.aside).name[:255],
         }
+
+
+def _remove(base: Path) -> None:
+    """Remove a copy, and what SQLite makes beside one that is looked into."""
+    for part in ("", "-wal", "-shm"):
+        base.with_name(base.name + part).unlink(missing_ok=True)
