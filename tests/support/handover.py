@@ -81,11 +81,6 @@ class Row(NamedTuple):
     outbox: tuple[Outgoing, ...] = ()
 
 
-def may_ack(row: Standing) -> bool:
-    """Whether a delivery that was kept un-acked may be acked now: the broker's part has ended."""
-    return row.owner == Owner.JOURNAL
-
-
 def needs_no_holding(accepted: Accepted) -> bool:
     """Whether a delivery that would be kept un-acked may go at once: its task has ended here."""
     return accepted.verdict == Verdict.DUPLICATE and accepted.standing.state in journal_rules.ENDED
@@ -114,7 +109,7 @@ class Rules:
         row.state == State.PENDING and row.awaiting and row.owner == Owner.BROKER
     )
     sent: Callable[[Row, Outgoing], Row] = mark_sent
-    may_ack: Callable[[Standing], bool] = may_ack
+    may_ack: Callable[[Standing], bool] = journal_rules.may_ack
     needs_no_holding: Callable[[Accepted], bool] = needs_no_holding
     replayed: Callable[[int], int] = lambda generation: generation + 1
     """Generation of a message that comes back from the dead-letter queue."""
