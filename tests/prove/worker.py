@@ -48,11 +48,12 @@ async def chaos(
     small_volume: bool = True,
     say: bool = True,
     sabotage: str = "",
+    policy: str = "Journaled",
 ) -> Outcome:
     """Run faults in the order given, publishing all the while; close the books."""
     chance = random.Random(seed)
     began = time.monotonic()
-    async with world(chance, parent=parent, small_volume=small_volume, sabotage=sabotage) as made:
+    async with world(chance, parent=parent, small_volume=small_volume, sabotage=sabotage, policy=policy) as made:
         share = math.ceil(tasks / len(faults))
         for number, name in enumerate(faults, 1):
             began_fault = time.monotonic()
@@ -137,7 +138,7 @@ async def run(arguments: argparse.Namespace) -> bool:
         kinds = arguments.faults.split(",") if arguments.faults else list(FAULTS)
         faults = plan(arguments.seed, rounds, kinds)
         print(f"chaos: seed {arguments.seed}, {arguments.tasks} tasks, {len(faults)} faults")
-        outcome = await chaos(arguments.tasks, faults, arguments.seed)
+        outcome = await chaos(arguments.tasks, faults, arguments.seed, policy=arguments.policy)
         tell(outcome)
         verdict = outcome.verdict
         figures.record("worker.chaos_published", verdict.published, "tasks", ">= 20000")
@@ -157,6 +158,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=None, help="makes the order of faults and tasks repeatable")
     parser.add_argument("--faults", default="", help=f"only these, by comma: {', '.join(FAULTS)}")
     parser.add_argument("--part", nargs="*", choices=("chaos", "drain"), default=("drain", "chaos"))
+    parser.add_argument("--policy", default="Journaled")
     parser.add_argument("--quick", action="store_true", help="each kind of fault once")
     arguments = parser.parse_args()
     # The ledger's own connections break with the broker; what their client says of it is not news here.

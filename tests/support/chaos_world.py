@@ -16,6 +16,7 @@ from typing import Any, Final
 import aioboto3
 import aiormq
 
+from eco_crds import contract
 from eco_crds.wal import WalReport
 from eco_workers.broker.topology import definitions
 from tests.support import chaos_tasks
@@ -44,6 +45,8 @@ class World:
     small_volume: bool = False
     """The first shard keeps its journal on a small file system of its own, so that it can be filled."""
     modules: str = "tests.support.chaos_tasks"
+    policy: str = "Journaled"
+    """When the shards ack."""
     broker: Broker = field(init=False)
     database: Postgres = field(init=False)
     store: ObjectStore = field(init=False)
@@ -88,6 +91,7 @@ class World:
         env = {
             chaos_tasks.RUNS_VARIABLE: str(runs),
             "ECO_CONCURRENCY": str(CONCURRENCY),
+            contract.ENV_ACK_POLICY: self.policy,
             "ECO_GRACE_PERIOD_S": "30",
             "S3_ENDPOINT_URL": f"http://127.0.0.1:{self.to_store.port}",
             "S3_BUCKET": BUCKET,
@@ -220,10 +224,15 @@ def is_empty(report: WalReport) -> bool:
 
 @contextlib.asynccontextmanager
 async def world(
-    chance: random.Random, *, parent: Path | None = None, small_volume: bool = False, sabotage: str = ""
+    chance: random.Random,
+    *,
+    parent: Path | None = None,
+    small_volume: bool = False,
+    sabotage: str = "",
+    policy: str = "Journaled",
 ) -> AsyncIterator[World]:
     """A world that is gone afterwards, whatever happened in it. `sabotage` names a module that breaks a promise."""
-    made = World(scratch_directory(parent), chance, small_volume=small_volume)
+    made = World(scratch_directory(parent), chance, small_volume=small_volume, policy=policy)
     if sabotage:
         made.modules = f"{made.modules},{sabotage}"
     try:

@@ -205,6 +205,8 @@ class Statistics:
     commits: int
     operations: int
     queue_depth: int
+    held_back: str = ""
+    """Why nothing new is accepted though there is room: what an ack needs is away. What is here goes on."""
 
 
 class TaskJournal(Protocol):

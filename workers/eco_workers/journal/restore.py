@@ -9,10 +9,12 @@ from typing import Final
 
 import apsw
 
-from eco_workers.errors import JournalCorruptError, JournalLostError
+from eco_workers.errors import JournalCorruptError, JournalLostError, ObjectExistsError
 from eco_workers.journal import segments
-from eco_workers.journal.replica import ObjectExistsError, ObjectStore
+from eco_workers.journal.queries import QUERIES
+from eco_workers.journal.replica import ObjectStore
 from eco_workers.journal.segments import Kind, Segment
+from eco_workers.journal.sqlite_rows import SqliteRows
 
 SEAL_TRIES: Final = 1_000
 _TABLES: Final = ("meta", "ledger", "task_wal", "steps", "outbox", "gpt_cache")
@@ -35,11 +37,11 @@ async def restore(store: ObjectStore, place: str, target: Path, *, seal: bool = 
     `seal` first closes the epoch for its writer; only a rehearsal goes without. Raises JournalLostError when there is
     nothing, JournalCorruptError at a gap, a damaged segment or a broken chain: what lies behind a gap is never applied.
     """
-    epoch = await _newest_epoch(store, place)
+    epoch = claimed = await _newest_epoch(store, place)
     if seal:
-        await _seal(store, place, epoch)
+        epoch, claimed = await _seal_from(store, place, epoch)
     chain = await _chain(store, place, epoch)
-    return await asyncio.to_thread(_build, chain, target)
+    return await asyncio.to_thread(_build, chain, target, claimed)
 
 
 async def rehearse(store: ObjectStore, place: str) -> Restored:
@@ -83,7 +85,24 @@ async def _snapshot_is_whole(store: ObjectStore, place: str, epoch: int) -> bool
     if first is None:
         return False
     segment = segments.decode(first)
-    return segment.kind == Kind.SNAPSHOT and await store.get(segments.key(place, epoch, segment.parts)) is not None
+    last = await store.get(segments.key(place, epoch, segment.parts))
+    return last is not None and segments.decode(last).kind == segment.kind == Kind.SNAPSHOT
+
+
+async def _seal_from(store: ObjectStore, place: str, epoch: int) -> tuple[int, int]:
+    """Seal an epoch and every later one, whose writer may be about to end its snapshot.
+
+    The newest that is whole, and the newest of all.
+    """
+    while True:
+        later = {segments.numbers(each)[0] for each in await store.list_keys(place)}
+        for each in sorted(later):
+            if each >= epoch:
+                await _seal(store, place, each)
+        newest = await _newest_epoch(store, place)
+        if newest == epoch:
+            return epoch, max(later)
+        epoch = newest
 
 
 async def _seal(store: ObjectStore, place: str, epoch: int) -> None:
@@ -128,7 +147,7 @@ async def _chain(store: ObjectStore, place: str, epoch: int) -> list[Segment]:
     return chain
 
 
-def _build(chain: list[Segment], target: Path) -> Restored:
+def _build(chain: list[Segment], target: Path, claimed: int) -> Restored:
     with target.open("xb") as file:
         for segment in chain:
             if segment.kind == Kind.SNAPSHOT:
@@ -144,15 +163,25 @@ def _build(chain: list[Segment], target: Path) -> Restored:
         for name, _sql in triggers:
             connection.execute(f"DROP TRIGGER {name}")
         for segment in chain:
-            if segment.kind == Kind.CHANGES:
+            if segment.kind == Kind.CHANGES and segment.body:
                 _apply(connection, segment)
         for _name, sql in triggers:
             connection.execute(sql)
         found = digest_rows(connection)
+        _raise_epoch(connection, claimed)
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     finally:
         connection.close()
     return Restored(chain[0].journal_uuid, chain[0].epoch, len(chain), found)
+
+
+def _raise_epoch(connection: apsw.Connection, claimed: int) -> None:
+    """Note the newest epoch that anybody has claimed in the store: whoever opens the file must go above it."""
+    rows = SqliteRows(connection, QUERIES)
+    rows.read_ledger()
+    if rows.epoch < claimed:
+        rows.epoch = claimed
+        rows.write_ledger()
 
 
 def _apply(connection: apsw.Connection, segment: Segment) -> None:

@@ -36,6 +36,7 @@ from eco_workers.runtime.bound import Bound
 from eco_workers.runtime.executor import Executor, describe
 from eco_workers.runtime.holding import Holding, check_time_limits
 from eco_workers.runtime.relay import Relay
+from eco_workers.runtime.replication import Replication
 from eco_workers.runtime.supervisor import FATAL, Supervisor
 from eco_workers.runtime.syncing import Syncing, on_synced
 from eco_workers.runtime.taking import taking
@@ -57,6 +58,7 @@ EXIT_JOURNAL: Final = 70
 """The journal may not be durable any more, or must not be opened here."""
 HOUSEKEEPING_PERIOD_S: Final = 60.0
 PARKED_RETRY_ROUNDS: Final = 60
+PRUNE_SEGMENTS_ROUNDS: Final = 60
 PRUNE_ROWS: Final = 1000
 PRUNE_PASSES_MAX: Final = 500
 PRUNE_PAUSE_S: Final = 0.05
@@ -110,9 +112,10 @@ class LateDatabase:
 class Worker:
     """One shard's process."""
 
-    def __init__(self, settings: Settings, *, open_journal: OpenJournal = open_sqlite) -> None:
+    def __init__(self, settings: Settings, *, open_journal: OpenJournal | None = None) -> None:
         self.settings = settings
-        self._open_journal = open_journal
+        self._replication = Replication(settings) if settings.ack_policy == "Replicated" else None
+        self._open_journal = open_journal or (self._replication.open if self._replication else open_sqlite)
         self.metrics = metric.Metrics()
         self.supervisor = Supervisor(on_restart=lambda name: self.metrics.restarts.labels(name).inc())
         self.registry = registry_of(settings)
@@ -149,6 +152,8 @@ class Worker:
         finally:
             await self.supervisor.stop()
             await self.admin.close()
+            if self._replication is not None:
+                await self._replication.close()
 
     async def _run(self) -> int:
         limits = Limits(payload_bytes_max=self.settings.message_bytes_max)
@@ -242,6 +247,8 @@ class Worker:
         self.supervisor.start("bound", self._bound.run)
         if self.holding is not None:
             self.supervisor.start("holding", self.holding.run)
+        if self._replication is not None:
+            self.supervisor.start("replica", self._replication.watch)
         self.supervisor.start("housekeeping", self._keep_house)
         self.supervisor.start("lag", self._measure_lag)
 
@@ -453,6 +460,8 @@ class Worker:
             await asyncio.sleep(HOUSEKEEPING_PERIOD_S)
             rounds += 1
             await journal.close_unacked()
+            if self._replication is not None and rounds % PRUNE_SEGMENTS_ROUNDS == 1:
+                await self._replication.prune()
             if rounds % PARKED_RETRY_ROUNDS == 0 and (again := await journal.retry_parked()):
                 log.info("parked rows are tried again", rows=again)
             for _ in range(PRUNE_PASSES_MAX):
