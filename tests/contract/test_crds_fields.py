@@ -43,7 +43,13 @@ def leaves(value: Any, path: str) -> Iterator[tuple[str, list[str | int], Any]]:
 
 
 SWAPS = {"ReadWriteOnce": "ReadWriteOncePod", "Always": "Never", "q.batch": "q.ai", "q.api": "q.sched"}
-SWAPS |= {"Equal": "Exists", "Exists": "Equal", "NoSchedule": "NoExecute", "NoExecute": "NoSchedule"}
+SWAPS |= {
+    "Replicated": "Completed",
+    "Equal": "Exists",
+    "Exists": "Equal",
+    "NoSchedule": "NoExecute",
+    "NoExecute": "NoSchedule",
+}
 
 
 def other(value: Any) -> Any:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from eco_crds import contract
-from eco_crds.ecoworker import NAME_LENGTH_MAX, QUEUES_OF_ROLE, RESERVED_ENV, EcoWorker, Queue, Role
+from eco_crds.ecoworker import NAME_LENGTH_MAX, QUEUES_OF_ROLE, RESERVED_ENV, AckPolicy, EcoWorker, Queue, Role
 from eco_crds.wal import SyncSettings
 from eco_operator.resources import deployment, sync_config
 from eco_workers import settings as worker_settings
@@ -37,6 +37,7 @@ def test_a_worker_starts_with_what_the_operator_sets(document: dict[str, Any]) -
     assert read.concurrency == worker.spec.concurrency
     assert read.max_unfinished == worker.spec.effective_max_unfinished
     assert read.grace_period_s == worker.spec.grace_period_seconds
+    assert read.ack_policy == worker.spec.wal.ack_policy.value
     assert str(read.wal_db_path) == contract.wal_db_path("storage")
     assert read.rabbitmq_url.get_secret_value() == SECRETS["url"]
     [database] = worker.spec.databases
@@ -67,6 +68,8 @@ def test_a_worker_looks_where_the_operator_mounts() -> None:
         {"gracePeriodSeconds": 5},
         {"gracePeriodSeconds": 3600},
         {"queues": [queue.value for queue in Queue]},
+        *({"wal": {"ackPolicy": policy.value}} for policy in AckPolicy),
+        {"queues": [queue.value for queue in Queue], "concurrency": 4, "wal": {"ackPolicy": "Completed"}},
     ],
     ids=str,
 )

@@ -79,6 +79,10 @@ class ObjectStoreError(EcoWorkerError):
     """The object store did not answer as it should. Worth another attempt later."""
 
 
+class ObjectExistsError(EcoWorkerError):
+    """A conditional put met an object that is there already. Nothing was changed."""
+
+
 class ObjectMismatchError(EcoWorkerError):
     """An object of that key exists already and holds other bytes. Names the key and both checksums."""
 

@@ -27,6 +27,8 @@ ROLE_QUEUES: Final[Mapping[str, tuple[str, ...]]] = {"storage": ("q.batch",)}
 """What a role consumes when nothing else is said."""
 KNOWN_QUEUES: Final = frozenset({"q.ai", "q.batch", "q.api", "q.sched"})
 MAX_UNFINISHED_ABOVE_CONCURRENCY: Final = 256
+AckPolicy = Literal["Journaled", "Completed", "Replicated"]
+_KEY_PREFIX: Final = r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$"
 _AMQP_SCHEMES: Final = ("amqp://", "amqps://")
 _REDIS_URL: Final = re.compile(r"rediss?://([^/@\s]*@)?[A-Za-z0-9.-]+(:\d{1,5})?(/\d{0,4})?")
 PORT_MAX: Final = 65_535
@@ -57,6 +59,14 @@ class Settings(BaseModel):
     prefetch_messages: int = _env("ECO_PREFETCH_MESSAGES", 256, example="256", ge=1, le=10_000)
     message_bytes_max: int = _env("ECO_MESSAGE_BYTES_MAX", 1 << 20, example="1048576", ge=1024, le=1 << 27)
     grace_period_s: float = _env(contract.ENV_GRACE_PERIOD, 60.0, example="60", ge=1, le=3600)
+    ack_policy: AckPolicy = _env(contract.ENV_ACK_POLICY, "Journaled", example="Replicated")
+    replica_prefix: str = _env(
+        "ECO_REPLICA_PREFIX",
+        "eco-wal",
+        example="eco-wal",
+        max_length=256,
+        pattern=_KEY_PREFIX,
+    )
     retention_s: float = _env("ECO_RETENTION_S", 7 * 86_400.0, example="604800", ge=0)
     wal_db_path: Path = _env(
         contract.ENV_WAL_DB_PATH, Path(contract.WAL_MOUNT) / "journal.db", example="/var/lib/ecoeco/wal/journal.db"
@@ -164,6 +174,11 @@ class Settings(BaseModel):
             object.__setattr__(self, "queues", ROLE_QUEUES[self.role])
         if not self.max_unfinished:
             object.__setattr__(self, "max_unfinished", self.concurrency + MAX_UNFINISHED_ABOVE_CONCURRENCY)
+        if self.ack_policy == "Completed" and len(self.queues) > self.concurrency:
+            raise ValueError(
+                f"ECO_CONCURRENCY={self.concurrency} is less than {len(self.queues)} queues: under ECO_ACK_POLICY="
+                "Completed as many tasks are taken as can run, and each queue needs one"
+            )
         return self
 
     @property

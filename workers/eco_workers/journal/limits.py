@@ -82,6 +82,8 @@ def check_task(task: NewTask, limits: Limits) -> None:
     check_json("payload", task.payload)
     _check_whole("generation", task.generation, GENERATION_MAX)
     _check_whole("attempts", task.attempts, ATTEMPTS_CARRIED_MAX)
+    if task.deliveries:
+        _check_whole("deliveries", task.deliveries, ATTEMPTS_CARRIED_MAX)
     _check_time("not_before", task.not_before)
     _check_time("expires_at", task.expires_at)
     if task.headers:

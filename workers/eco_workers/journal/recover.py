@@ -203,7 +203,14 @@ def _rebuild(
     dry_run: bool,
     progress: Progress | None,
 ) -> RecoveryReport:
-    uuid = plan.known_uuid or found.meta.get("journal_uuid") or lock.read().get("uuid") or str(uuid4())
+    # A copy that was kept elsewhere goes before what stands here: on a new volume that may be another journal.
+    uuid = (
+        plan.known_uuid
+        or (base and _uuid_of(plan, base))
+        or found.meta.get("journal_uuid")
+        or lock.read().get("uuid")
+        or str(uuid4())
+    )
     epoch = max(found.epoch, plan.known_epoch, noted_epoch(lock, uuid)) + EPOCH_STEP
     counted: Counter[str] = Counter()
     kept_messages = 0
@@ -248,6 +255,14 @@ def _rebuild(
         found.unreadable,
         aside,
     )
+
+
+def _uuid_of(plan: Plan, base: Path) -> str:
+    connection = connect(replace(plan, path=base))
+    try:
+        return SqliteRows(connection, plan.queries).meta("journal_uuid")
+    finally:
+        connection.close()
 
 
 def _build_on(plan: Plan, beside: Path, base: Path, uuid: str, epoch: int, fill: Callable[[SqliteRows], None]) -> None:

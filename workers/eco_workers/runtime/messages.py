@@ -25,6 +25,8 @@ TASK_NAME_CHARACTERS_MAX: Final = 255
 COUNT_MAX: Final = 1_000_000
 TIME_MAX_S: Final = 253_402_300_799.0  # the end of the year 9999
 CARRIED: Final = (names.TRACEPARENT, "tracestate", "baggage")
+DELIVERY_COUNT: Final = "x-delivery-count"
+"""Set by quorum queues on what they deliver again."""
 HEADER_CHARACTERS_MAX: Final = 1024
 HEADERS_KEPT_MAX: Final = 32
 ID_HEADERS: Final = (names.TASK_ID, "task_id", "id")
@@ -82,6 +84,7 @@ class Parser:
             attempts=int(number(headers, names.ATTEMPTS, COUNT_MAX) or 0),
             not_before=not_before,
             expires_at=expires_at,
+            deliveries=int(number(headers, DELIVERY_COUNT, COUNT_MAX) or 0) if delivery.redelivered else 0,
             headers={key: text for key in CARRIED if (text := _text(headers.get(key))) is not None},
         )
 

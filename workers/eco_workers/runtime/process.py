@@ -39,6 +39,7 @@ def run_job(name: JobName, *, timeout_s: float, dry_run: bool = False) -> int:
     """
     # Deferred: a worker that starts does not carry the jobs.
     from eco_workers.runtime.jobs import ShardJob  # noqa: PLC0415  # see above
+    from eco_workers.runtime.replication import restore_base  # noqa: PLC0415  # see above
 
     try:
         loaded = settings.load()
@@ -50,7 +51,7 @@ def run_job(name: JobName, *, timeout_s: float, dry_run: bool = False) -> int:
     logs.configure(form=loaded.log_format, level=loaded.log_level, shard=loaded.shard)
 
     async def work() -> int:
-        job = ShardJob(name, loaded, timeout_s=timeout_s, dry_run=dry_run)
+        job = ShardJob(name, loaded, timeout_s=timeout_s, dry_run=dry_run, restore=restore_base)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, job.stop)
