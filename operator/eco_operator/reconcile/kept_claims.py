@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from eco_crds import contract
 from eco_crds.ecoworker import EcoWorker, ReclaimPolicy
-from eco_crds.jobs import JobName, Left
+from eco_crds.jobs import JobName, JobReport, Left
 from eco_operator import kinds
 from eco_operator.cache import Child
 from eco_operator.reconcile import volume_jobs
@@ -73,20 +73,29 @@ def _note(seen: Observation, shard: Shard, claim: Child, job: Child) -> Iterator
     assert job.job is not None, "asked about jobs"  # noqa: S101  # a caller's mistake
     if report is None and job.job.is_complete:
         return  # its pod is about to say it
-    is_done = job.job.is_complete and report is not None and report.succeeded
+    error = _error(shard, job, report)
     note = Left(
         job=job.uid,
         at=seen.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        empty=bool(is_done and report is not None and report.empty),
+        empty=not error and report is not None and report.empty,
         unfinished=report.unfinished if report is not None else 0,
         unsynced=report.unsynced if report is not None else 0,
         unsent=report.unsent if report is not None else 0,
-        error="" if is_done else volume_jobs.failure(shard, job)[:512],
+        error=error[:512],
     )
-    reason = "ClaimDrained" if note.empty else "ClaimHolds" if is_done else "DrainFailed"
+    reason = "ClaimDrained" if note.empty else "DrainFailed" if error else "ClaimHolds"
     kind = EventType.NORMAL if note.empty else EventType.WARNING
     told = Announce(ref(claim), reason, f"{shard.name}: {note}."[:1000], kind, once=job.uid)
     yield MarkClaim(claim, {**marks(claim), contract.ANNOTATION_LEFT: note.model_dump_json()}, str(note), told)
+
+
+def _error(shard: Shard, job: Child, report: JobReport | None) -> str:
+    """Why the end of a job says nothing good of the volume; empty when it does."""
+    if report is None or not report.succeeded or job.job is None or not job.job.is_complete:
+        return volume_jobs.failure(shard, job)
+    if shard.known_uuid and report.journal_uuid != shard.known_uuid:
+        return f"found journal {report.journal_uuid or 'of no identity'} in place of {shard.known_uuid}"
+    return ""
 
 
 def _tell(claim: Child, reason: str, message: str) -> Announce:

@@ -11,7 +11,7 @@ from tests.support.observed import KEY, InMemory
 
 JOB = "storage-0-drain"
 QUARTER_S = 15 * 60
-EMPTY = JobReport(job=JobName.DRAIN, shard="storage-0", succeeded=True, empty=True)
+EMPTY = JobReport(job=JobName.DRAIN, shard="storage-0", succeeded=True, empty=True, journal_uuid="uuid-storage-0")
 
 
 def orphaned(**changes: object) -> InMemory:

@@ -43,7 +43,8 @@ def retire(world: InMemory) -> None:
 
 
 def report(**changes: Any) -> JobReport:
-    return JobReport(job=JobName.DRAIN, shard="storage-1", succeeded=True, **changes)
+    given = {"journal_uuid": "uuid-storage-1", "succeeded": True, **changes}
+    return JobReport(job=JobName.DRAIN, shard="storage-1", **given)
 
 
 def test_the_worker_is_told_to_drain_before_anything_is_removed(world: InMemory) -> None:
@@ -205,8 +206,14 @@ def test_a_claim_that_still_holds_something_is_tried_again_when_the_job_is_gone(
 
 @pytest.mark.parametrize(
     ("end", "goes"),
-    [(report(empty=True), True), (report(empty=False, unsent=1), False), (None, False)],
-    ids=["empty", "holds", "failed"],
+    [
+        (report(empty=True), True),
+        (report(empty=False, unsent=1), False),
+        (report(empty=True, journal_uuid="another"), False),
+        (report(empty=True, succeeded=False, error="x"), False),
+        (None, False),
+    ],
+    ids=["empty", "holds", "another journal", "failed", "no words"],
 )
 def test_a_claim_is_deleted_only_if_the_policy_says_so_and_a_job_found_it_empty(
     world: InMemory, end: JobReport | None, goes: bool
