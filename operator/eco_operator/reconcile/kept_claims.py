@@ -45,6 +45,8 @@ def settle(seen: Observation, shard: Shard, worker: EcoWorker, image: str) -> It
     noted = left(claim)
     may_go = noted is not None and noted.empty and worker.spec.wal.reclaim_policy is ReclaimPolicy.DELETE
     if job is None:
+        if volume_jobs.is_at_work(shard):
+            return  # one that was begun while the shard was wanted; it comes to an end
         if noted is None or not noted.empty:
             told = _tell(claim, "DrainStarted", f"A job empties the journal of {shard.name}, which no worker uses.")
             yield from volume_jobs.clear(shard, "a drain comes in its place")

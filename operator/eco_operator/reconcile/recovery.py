@@ -69,7 +69,7 @@ def look(seen: Observation, worker: EcoWorker, shard: Shard) -> Recovery:
         return Recovery(Stage.APPROVAL, cause, "recovery.mode is Manual: annotate eco.growbin.app/recover=true")
     if not record:
         return Recovery(Stage.FENCING, cause, "its worker is being stopped")
-    return _look_at_fenced(worker, shard, cause, result)
+    return _look_at_fenced(seen, worker, shard, result)
 
 
 def record_of(shard: Shard) -> str:
@@ -168,14 +168,15 @@ def _result_of(shard: Shard, record: str) -> RecoveryResult | None:
     return before if before is not None and before.time >= since else None
 
 
-def _look_at_fenced(worker: EcoWorker, shard: Shard, cause: str, result: RecoveryResult | None) -> Recovery:
+def _look_at_fenced(seen: Observation, worker: EcoWorker, shard: Shard, result: RecoveryResult | None) -> Recovery:
+    cause = cause_in(record_of(shard))
     job = volume_jobs.find(shard, JobName.RECOVER)
     is_noted = job is None or (result is not None and result.job == job.uid)
     if result is not None and result.succeeded and not result.dry_run and is_noted:
         # The worker comes back when the job and its pod have gone.
         is_clear = job is None and not shard.job_pods
         return NO_RECOVERY if is_clear else Recovery(Stage.DONE, cause, "the journal is set right")
-    node = lost_pod(shard)
+    node = lost_pod(seen, shard)
     if node:
         return Recovery(Stage.NODE_LOST, cause, f"its pod is on node {node}, which does not answer: no job may start")
     if job is not None and not is_noted:
