@@ -66,6 +66,10 @@ class Cache:
         found = self._children.values()
         return [child for child in found if child.pod is not None and child.worker and not child.is_of_job]
 
+    def claims(self) -> list[Child]:
+        """Every claim on a volume with a journal, used or not."""
+        return [child for child in self._children.values() if child.claim is not None]
+
     def child_uids(self) -> set[str]:
         """The uid of everything that is not of our own kinds."""
         return {child.uid for child in self._children.values()}

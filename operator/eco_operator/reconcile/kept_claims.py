@@ -28,6 +28,18 @@ def marks(claim: Child) -> dict[str, str]:
     return {name: found[name] for name in _MARKS if found.get(name)}
 
 
+def describe(claim: Child) -> tuple[str, str] | None:
+    """Why no shard uses a claim, and what its journal holds, in words for a metric; None for one that is used."""
+    found = marks(claim)
+    if not found:
+        return None
+    cause = "orphaned" if contract.ANNOTATION_ORPHANED in found else "scaled-in"
+    noted = left(claim)
+    if noted is None:
+        return cause, "unknown"
+    return cause, "failed" if noted.error else "empty" if noted.empty else "holding"
+
+
 def left(claim: Child) -> Left | None:
     """What the last job left in the journal; None when none has ended."""
     try:

@@ -13,16 +13,15 @@ from enum import StrEnum
 from typing import Final
 
 from eco_crds.ecoworker import EcoWorker, RecoveryMode
-from eco_crds.ecoworker_status import RecoveryResult, WalState
+from eco_crds.ecoworker_status import RecoveryResult
 from eco_crds.jobs import JobName
-from eco_crds.wal import JournalMode
+from eco_crds.wal import LAST_WORDS
 from eco_operator.reconcile import volume_jobs
 from eco_operator.reconcile.hearing import is_fresh, lost_pod
 from eco_operator.reconcile.observation import Observation, Shard
 from eco_operator.reconcile.plan import Announce, Delete, EventType, ObjectRef, Step
 
 REPORTS_MIN: Final = 2
-CAUSES: Final = {JournalMode.QUARANTINED: WalState.CORRUPT, JournalMode.LOST: WalState.LOST}
 _SINCE: Final = " since "
 
 
@@ -145,12 +144,12 @@ def _told(seen: Observation, shard: Shard) -> str:
     report = shard.report
     if report is not None and is_fresh(seen, shard):
         is_sure = shard.probe.same_mode >= REPORTS_MIN
-        return CAUSES[report.mode].value if report.mode in CAUSES and is_sure else ""
+        return LAST_WORDS[report.mode] if report.mode in LAST_WORDS and is_sure else ""
     pod = shard.pod.pod if shard.pod is not None and not shard.pod.is_deleting else None
     if pod is None or pod.process:
         return ""
     said = pod.last_exit.partition(":")[0]
-    return said if said in {state.value for state in CAUSES.values()} else ""
+    return said if said in LAST_WORDS.values() else ""
 
 
 def _is_allowed(worker: EcoWorker) -> bool:

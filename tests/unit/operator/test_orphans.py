@@ -6,6 +6,7 @@ from eco_crds import contract
 from eco_crds.jobs import JobName, JobReport
 from eco_crds.wal import JournalMode
 from eco_operator import kinds
+from eco_operator.reconcile import kept_claims
 from eco_operator.reconcile.plan import Delete
 from tests.support.cases import merge
 from tests.support.observed import KEY, InMemory
@@ -165,3 +166,18 @@ def test_a_recovery_that_is_under_way_comes_to_its_end_first() -> None:
     world.forget_job("storage-0-recover")
     world.settle()
     assert has_job(world)
+
+
+def test_kept_claims_are_counted_by_what_they_hold(world: InMemory) -> None:
+    def counted() -> list[tuple[str, str] | None]:
+        return [kept_claims.describe(claim) for claim in world.cache.claims()]
+
+    assert counted() == [("orphaned", "unknown")]
+    world.pass_time(QUARTER_S)
+    world.act()
+    world.end_job(JOB, EMPTY)
+    world.settle()
+    assert counted() == [("orphaned", "empty")]
+    used = InMemory()
+    used.ready(1)
+    assert [kept_claims.describe(claim) for claim in used.cache.claims()] == [None]
