@@ -6,6 +6,7 @@ everything anew and has every key looked at, so that the watch may be late, lose
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from eco_operator.cluster import Cluster
 from eco_operator.kinds import Kind
 from eco_operator.probes import Prober
 from eco_operator.queue import KeyQueue
-from eco_operator.reconcile import ecoworker, ecoworker_status, walsync
+from eco_operator.reconcile import ecoworker, ecoworker_status, kept_claims, walsync
 from eco_operator.reconcile.findings import Urgency
 from eco_operator.reconcile.observation import Observation, Policy, Shard, observe
 from eco_operator.reconcile.plan import Outcome
@@ -84,7 +85,7 @@ class Loop:
             timeout_s=settings.probe_timeout_s,
             concurrency=settings.probe_concurrency,
         )
-        self._actor = Actor(self.cluster, self.cache, settings.identity)
+        self._actor = Actor(self.cluster, self.cache, settings.identity, self.prober)
         self._policy = Policy(
             default_image=settings.default_worker_image,
             report_age_s=3 * settings.probe_interval_s + settings.probe_timeout_s,
@@ -103,7 +104,7 @@ class Loop:
     def _meet(self, child: Child) -> None:
         """A process that has started and has not reported yet need not wait for the next round."""
         pod, shard = child.pod, ShardKey(child.namespace, child.worker, child.shard)
-        if pod is None or not pod.process or not pod.ip:
+        if pod is None or not pod.process or not pod.ip or child.is_of_job:
             return
         last = self.prober.probe(shard)
         if (last.pod_uid, last.process) != (child.uid, pod.process):
@@ -151,6 +152,10 @@ class Loop:
             for shard in (owned.body.get("status") or {}).get("shards") or ():
                 counts[shard.get("wal", "Unknown")] = counts.get(shard.get("wal", "Unknown"), 0) + 1
         return counts
+
+    def kept_claims_by_state(self) -> dict[tuple[str, str], int]:
+        """How many claims no shard uses, by why and by what the last job on each left in the journal."""
+        return dict(Counter(kept for claim in self.cache.claims() if (kept := kept_claims.describe(claim)) is not None))
 
     async def _list(self, kind: Kind) -> None:
         selector = OURS if kind in kinds.CHILDREN else ""
@@ -322,7 +327,7 @@ class Loop:
         processes = {
             (child.uid, child.pod.process)
             for child in self.cache.children(shard.namespace, shard.worker, kinds.POD)
-            if child.shard == shard.shard and child.pod is not None and child.pod.process
+            if child.shard == shard.shard and child.pod is not None and child.pod.process and not child.is_of_job
         }
         if (probe.pod_uid, probe.process) in processes:
             return probe

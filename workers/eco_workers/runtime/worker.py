@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from eco_crds.contract import JOURNAL_UUID_KEY
-from eco_crds.wal import JournalMode, WalReport
+from eco_crds.jobs import TERMINATION_LOG_BYTES_MAX
+from eco_crds.wal import LAST_WORDS, JournalMode, WalReport
 from eco_workers import logs
 from eco_workers import metrics as metric
 from eco_workers.admin.server import AdminServer
@@ -326,6 +327,10 @@ class Worker:
         self._mode = JournalMode.LOST if isinstance(error, JournalLostError) else JournalMode.QUARANTINED
         self._error = describe(error)
         log.error("journal is not usable, standing still", mode=self._mode.value, error=self._error)
+        # Written at once: whatever ends the process, the operator learns from the pod what its journal was like.
+        last_words = self.settings.termination_log
+        if last_words.exists():
+            last_words.write_text(f"{LAST_WORDS[self._mode]}: {self._error}"[: TERMINATION_LOG_BYTES_MAX // 4])
         await self._stop.wait()
 
     async def _close_parts(self) -> None:
