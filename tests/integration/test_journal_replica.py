@@ -15,6 +15,7 @@ from eco_workers.errors import (
     ObjectExistsError,
 )
 from eco_workers.journal import Emit, Limits, SqliteJournal, Verdict, segments
+from eco_workers.journal import replica as replica_module
 from eco_workers.journal.replica import DirectoryStore, ObjectStore, Replica
 from eco_workers.journal.replicated import ReplicatedJournal
 from eco_workers.journal.restore import digest_of, rehearse, restore
@@ -177,6 +178,31 @@ async def test_the_old_file_is_refused_after_a_restore_went_on(
         await (await begin(opened, tmp_path / "b" / "journal.db", store)).close()
     with pytest.raises(JournalRefusedError, match="old copy"):
         await begin(opened, tmp_path / "a" / "journal.db", store)
+
+
+async def test_the_old_file_is_refused_as_soon_as_it_was_restored_elsewhere(
+    opened: list[ReplicatedJournal], store: Store, tmp_path: Path
+) -> None:
+    """Opened once more before the restored journal is, it would claim the next epoch and ack under it."""
+    old = await begin(opened, tmp_path / "a" / "journal.db", store)
+    await old.accept([task("t1")])
+    await old.close()
+    (tmp_path / "b").mkdir()
+    await restore(store, PLACE, tmp_path / "b" / "journal.db")
+    with pytest.raises(JournalRefusedError, match="old copy"):
+        await begin(opened, tmp_path / "a" / "journal.db", store)
+    successor = await begin(opened, tmp_path / "b" / "journal.db", store)
+    assert await successor.accept([task("t1")]) == [Verdict.DUPLICATE]
+
+
+async def test_a_restore_that_was_cut_off_can_be_run_again(
+    opened: list[ReplicatedJournal], store: Store, tmp_path: Path
+) -> None:
+    journal = await begin(opened, tmp_path / "a" / "journal.db", store)
+    await journal.accept([task("t1")])
+    first = await restore(store, PLACE, tmp_path / "first.db")
+    again = await restore(store, PLACE, tmp_path / "again.db")
+    assert (again.digest, again.epoch) == (first.digest, first.epoch)
 
 
 async def test_a_gap_is_a_hard_stop(opened: list[ReplicatedJournal], store: Store, tmp_path: Path) -> None:
@@ -357,6 +383,40 @@ async def test_a_retry_does_not_wait_for_the_store(
     store.away = True
     await asyncio.wait_for(journal.retry(running.task_id, "again", not_before=0), 5)
     store.away = False
+
+
+async def test_a_renewal_waits_for_a_store_that_is_away_and_acks_nothing_meanwhile(
+    opened: list[ReplicatedJournal], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = await begin(opened, tmp_path / "a" / "journal.db", store)
+    await journal.accept([task("t1")])
+    monkeypatch.setattr(replica_module, "SEGMENTS_MAX", 2)
+    store.away = True
+    assert journal.renew()
+    assert not journal.renew(), "once is enough"
+    waiting = asyncio.create_task(journal.accept([task("t2")]))
+    await journal.complete((await journal.claim(1, names=NAMES))[0].task_id, b"{}")
+    done, _ = await asyncio.wait([waiting], timeout=0.2)
+    assert not done
+    store.away = False
+    assert await asyncio.wait_for(waiting, 30) == [Verdict.STORED]
+    assert journal.epoch == 2
+    await journal.replica.confirm()
+    await journal.backup(tmp_path / "copy.db")
+    assert (await rehearse(store, PLACE)).digest == await asyncio.to_thread(digest_of, tmp_path / "copy.db")
+
+
+async def test_a_writer_that_was_sealed_cannot_begin_anew(
+    opened: list[ReplicatedJournal], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    isolated = await begin(opened, tmp_path / "a" / "journal.db", store)
+    await isolated.accept([task("t1")])
+    await restore(store, PLACE, tmp_path / "b.db")
+    monkeypatch.setattr(replica_module, "SEGMENTS_MAX", 2)
+    assert isolated.renew()
+    assert "is claimed there" in await asyncio.wait_for(isolated.replica.wait_fenced(), 10)
+    with pytest.raises(JournalRefusedError):
+        await isolated.accept([task("behind")])
 
 
 async def test_only_epochs_that_a_newer_snapshot_holds_are_pruned(

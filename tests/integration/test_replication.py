@@ -9,11 +9,13 @@ from typing import cast
 import pytest
 
 from eco_workers.errors import JournalCorruptError, JournalRefusedError, ObjectStoreError
-from eco_workers.journal import Identity, SqliteJournal, Verdict
+from eco_workers.journal import Identity, SqliteJournal, Verdict, segments
+from eco_workers.journal import replica as replica_module
 from eco_workers.journal.limits import Limits
 from eco_workers.journal.opening import Plan
 from eco_workers.journal.recover import recover
 from eco_workers.journal.replicated import ReplicatedJournal
+from eco_workers.journal.restore import digest_of, rehearse
 from eco_workers.runtime.replication import Replication, restore_base
 from eco_workers.settings import Settings, load
 from eco_workers.storage.segments import SegmentStore
@@ -82,6 +84,34 @@ async def test_a_lost_volume_is_made_whole_from_the_bucket(
         assert await journal.accept([task("t1"), task("t3")]) == [Verdict.DUPLICATE, Verdict.STORED]
 
 
+async def test_an_epoch_that_has_grown_long_is_followed_by_the_next(
+    settings: Settings, moto: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is accepted meanwhile is confirmed by the next epoch; the old one's segments go, and a restore is short."""
+    async with opened(settings) as (journal, replication):
+        assert not journal.renew()
+        for number in range(6):
+            await journal.accept([task(f"a{number}")])
+        epoch = journal.epoch
+        monkeypatch.setattr(replica_module, "SEGMENTS_MAX", 5)
+        busy = [asyncio.create_task(journal.accept([task(f"b{number}")])) for number in range(20)]
+        await replication.keep_house()
+        assert await asyncio.gather(*busy) == [[Verdict.STORED]] * 20
+        assert journal._claiming is not None
+        await asyncio.wait_for(asyncio.shield(journal._claiming), 30)
+        assert journal.epoch == epoch + 1
+        await journal.accept([task("c")])
+        monkeypatch.undo()
+        await replication.keep_house()
+        await journal.replica.confirm()
+        await journal.backup(tmp_path / "copy.db")
+    store = await segment_store(moto, settings.s3_bucket)
+    assert {segments.numbers(key)[0] for key in await store.list_keys("eco-wal")} == {epoch + 1}
+    found = await rehearse(store, segments.location("eco-wal", plan(settings).identity))
+    await store.close()
+    assert found.digest == await asyncio.to_thread(digest_of, tmp_path / "copy.db")
+
+
 async def test_segments_stand_under_prefix_namespace_worker_and_shard(settings: Settings, moto: ObjectStore) -> None:
     async with opened(settings) as (journal, _):
         await journal.accept([task("t1")])
@@ -127,6 +157,13 @@ async def test_a_gap_stops_the_restore_and_leaves_no_base(
     with pytest.raises(JournalCorruptError, match="segment 3 of epoch 1 is missing"):
         await restore_base(settings, tmp_path / "base.db")
     assert not (tmp_path / "base.db").exists()
+
+
+async def test_a_dry_run_leaves_the_bucket_and_its_writer_alone(settings: Settings, tmp_path: Path) -> None:
+    async with opened(settings) as (journal, _):
+        await journal.accept([task("t1")])
+        assert await restore_base(settings, tmp_path / "base.db", seal=False) is not None
+        assert await journal.accept([task("t2")]) == [Verdict.STORED]
 
 
 async def test_a_base_left_by_a_restore_that_was_cut_off_is_made_anew(settings: Settings, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ PENDING_BYTES_MAX: Final = 64 * 1_048_576
 """Committed and not yet confirmed; beyond it the journal accepts nothing new until the store has caught up."""
 SEGMENT_BYTES: Final = 4 * 1_048_576
 """No further commit is added to a segment of this size."""
+SEGMENTS_MAX: Final = 10_000
+"""Of one epoch: they are read one after the other by a restore."""
 GATHER_S: Final = 0.5
 """How long commits gather for one segment while no ack waits for it."""
 RETRY_FIRST_S: Final = 0.2
@@ -123,6 +125,8 @@ class Replica:
         """Why this writer must ack nothing more; empty while it may."""
         self.begun = False
         """Whether the epoch is claimed and its snapshot whole: before that nothing can be confirmed."""
+        self.claimed = False
+        """Whether any epoch ever was: the next one only makes acks wait."""
         self._early: deque[bytes] = deque()
         self._uuid = ""
         self._epoch = 0
@@ -158,7 +162,7 @@ class Replica:
             raise JournalRefusedError(
                 f"replicate to {self.place}: epoch {known} is claimed there, this writer has {epoch}"
             )
-        self._uuid, self._epoch = journal_uuid, epoch
+        self._uuid, self._epoch, self._confirmed, self._previous = journal_uuid, epoch, 0, ""
         size = (await asyncio.to_thread(snapshot.stat)).st_size
         starts = range(0, max(1, size), SNAPSHOT_PART_BYTES)
         for number, start in enumerate(starts, start=1):
@@ -166,7 +170,7 @@ class Replica:
             await self._upload_patiently(self._next(Kind.SNAPSHOT, body, part=number, parts=len(starts)))
             if self.fenced:
                 raise JournalRefusedError(self.fenced)
-        self.begun = True
+        self.begun = self.claimed = True
         # What came before the copy is in the snapshot.
         self._kept = self._given - len(self._early)
         self._pending, self._early = self._early, deque()
@@ -185,8 +189,21 @@ class Replica:
             self._early.append(changeset)
 
     def forget_early(self) -> None:
-        """Drop what was given before a newer snapshot that holds it."""
+        """Drop what was given before a newer snapshot that holds it; nothing is confirmed until that has begun."""
+        self.begun = False
         self._early.clear()
+        self._pending.clear()
+        self._pending_bytes = 0
+
+    async def end_epoch(self) -> None:
+        """Stop uploading to this epoch, for the next is about to begin. What it lacks is in the next one's snapshot."""
+        await self.close()
+        self._task = None
+
+    @property
+    def is_long(self) -> bool:
+        """Whether this epoch has so many segments that a restore would take long: time for the next one."""
+        return self.begun and self._confirmed >= SEGMENTS_MAX
 
     def fence(self, reason: str) -> None:
         """Ack nothing more."""
@@ -269,12 +286,14 @@ class Replica:
                 await self._changed.wait()
                 continue
             await self._gather()
+            if not self._pending:
+                continue  # the next epoch is about to begin, and its snapshot holds them
             batch = self._take_batch()
             body = await asyncio.to_thread(segments.joined, batch)
             await self._upload_patiently(self._next(Kind.CHANGES, body, ids=segments.task_ids(body)))
             if not self.fenced:
                 self._kept += len(batch)
-                self._pending_bytes -= sum(map(len, batch))
+                self._pending_bytes = sum(map(len, self._pending))
             self._tell()
 
     async def _gather(self) -> None:

@@ -103,7 +103,7 @@ class ReplicatedJournal(SqliteJournal):
             raise JournalFullError(f"accept: {reason}")
 
     def _held_back(self) -> str:
-        if not self._replica.begun:
+        if not self._replica.claimed:
             return "the epoch is not yet claimed in the object store; nothing could be acked"
         return "the object store is too far behind; running work goes on" if self._replica.full else ""
 
@@ -118,14 +118,25 @@ class ReplicatedJournal(SqliteJournal):
                 self._replica.give(changeset)
         super()._after_group()
 
-    async def _claim_epoch(self) -> None:
+    def renew(self) -> bool:
+        """Begin the next epoch when this one has grown long; whether it had. Acks wait until its snapshot is there."""
+        if not self._replica.is_long or (self._claiming is not None and not self._claiming.done()):
+            return False
+        self._claiming = asyncio.create_task(self._claim_epoch(raises=True), name="journal-replica-claim")
+        return True
+
+    async def _claim_epoch(self, *, raises: bool = False) -> None:
         """Claim the epoch with a copy of the file taken between two groups; patient while the store is away."""
         pause_s = CLAIM_PAUSE_FIRST_S
         while True:
             try:
+                if raises:
+                    await self._writer.between(self._raise_epoch)
+                    raises = False
                 with TemporaryDirectory(prefix=SNAPSHOT_PREFIX, dir=self.plan.path.parent) as directory:
                     snapshot = Path(directory) / "journal.db"
                     await self._writer.between(partial(self._copy_and_capture, snapshot))
+                    await self._replica.end_epoch()
                     await self._replica.begin(self.journal_uuid, self.epoch, snapshot)
             except JournalRefusedError as error:
                 self._replica.fence(str(error))
@@ -143,6 +154,11 @@ class ReplicatedJournal(SqliteJournal):
             if stale != target.parent:
                 shutil.rmtree(stale, ignore_errors=True)  # left by a process that was killed meanwhile
         copies.backup(self.plan, target)
-        self._session.changes.clear()
+        # What stands before it in the queue was committed before the copy.
         self._session.changes.append(COPIED)
         self._session.capturing = True
+
+    def _raise_epoch(self) -> None:
+        """On the writer thread: the epoch in the file goes up, and with it that of this owner."""
+        self._context.epoch = self._session.raise_epoch()
+        self._lock.write(self._uuid, self._context.epoch)

@@ -90,19 +90,33 @@ async def _snapshot_is_whole(store: ObjectStore, place: str, epoch: int) -> bool
 
 
 async def _seal_from(store: ObjectStore, place: str, epoch: int) -> tuple[int, int]:
-    """Seal an epoch and every later one, whose writer may be about to end its snapshot.
+    """Seal an epoch and every later one, whose writer may be about to end its snapshot, and claim the next.
 
-    The newest that is whole, and the newest of all.
+    Sealed but not followed, the old file could be opened once more and claim the next epoch for itself. Returns the
+    newest epoch that is whole, and the one claimed.
     """
     while True:
-        later = {segments.numbers(each)[0] for each in await store.list_keys(place)}
-        for each in sorted(later):
+        epochs = sorted({segments.numbers(each)[0] for each in await store.list_keys(place)})
+        for each in epochs:
             if each >= epoch:
                 await _seal(store, place, each)
         newest = await _newest_epoch(store, place)
-        if newest == epoch:
-            return epoch, max(later)
+        if newest == epoch and await _claim(store, place, epochs[-1]):
+            return epoch, epochs[-1] + 1
         epoch = newest
+
+
+async def _claim(store: ObjectStore, place: str, newest: int) -> bool:
+    """Take the epoch behind the newest, sealed from its first number on; whether nobody was faster."""
+    last = await store.get((await store.list_keys(place))[-1])
+    if last is None:
+        return False
+    claim = Segment(segments.decode(last).journal_uuid, newest + 1, 1, Kind.SEAL)
+    try:
+        await store.put_new(segments.key(place, claim.epoch, 1), segments.encode(claim))
+    except ObjectExistsError:
+        return False
+    return True
 
 
 async def _seal(store: ObjectStore, place: str, epoch: int) -> None:
@@ -176,7 +190,7 @@ def _build(chain: list[Segment], target: Path, claimed: int) -> Restored:
 
 
 def _raise_epoch(connection: apsw.Connection, claimed: int) -> None:
-    """Note the newest epoch that anybody has claimed in the store: whoever opens the file must go above it."""
+    """Note the newest epoch that was claimed in the store: whoever opens the file must go above it."""
     rows = SqliteRows(connection, QUERIES)
     rows.read_ledger()
     if rows.epoch < claimed:

@@ -10,8 +10,8 @@ A segment is four lines, the last of them compressed bytes:
 The body of `changes` is a SQLite changeset: old and new values of every row that a group commit touched, whatever the
 table; of several in a row, what they came to.
 `snapshot` parts, in order, are a copy of the whole file; each epoch begins with one. `seal` has no body: nothing may
-follow it in its epoch. `previous` is the digest of the segment before, so a chain cannot be spliced, and a missing link
-shows.
+follow it in its epoch; an epoch that begins with one was taken by a restore.
+`previous` is the digest of the segment before, so a chain cannot be spliced, and a missing link shows.
 """
 
 import hashlib

@@ -29,6 +29,7 @@ class Replication:
         self._settings = settings
         self._store: SegmentStore | None = None
         self._journal: ReplicatedJournal | None = None
+        self._prune_due = False
 
     async def open(self, settings: Settings, limits: Limits, known_uuid: str | None) -> TaskJournal:
         """Open the journal on this shard's volume, its segments going to the bucket."""
@@ -51,15 +52,20 @@ class Replication:
         if self._journal is not None:
             raise JournalRefusedError(await self._journal.replica.wait_fenced())
 
-    async def prune(self) -> None:
-        """Delete what the snapshot of this epoch made needless; a bucket that is away is asked again later."""
+    async def keep_house(self, *, prune: bool = False) -> None:
+        """Begin the next epoch when this one is long, and delete what a snapshot made needless: then, or when asked."""
         if self._journal is None:
+            return
+        renews = self._journal.renew()
+        self._prune_due |= renews or prune
+        if renews or not (self._prune_due and self._journal.replica.begun):
             return
         try:
             pruned = await self._journal.replica.prune()
         except EcoWorkerError as error:
             log.warning("old segments could not be pruned", error=str(error))
             return
+        self._prune_due = False
         if pruned:
             log.info("old segments pruned", segments=pruned)
 
@@ -69,12 +75,14 @@ class Replication:
             await self._store.close()
 
 
-async def restore_base(settings: Settings, target: Path) -> Path | None:
+async def restore_base(settings: Settings, target: Path, *, seal: bool = True) -> Path | None:
     """Build at `target` what the bucket holds of this shard's journal, for `journal.recover(base=…)`.
 
-    First seals what was written, so that a writer that still lives acks nothing which this copy lacks. None where there
-    is nothing to restore: another policy, or no epoch that ever came as far as an ack. Raises JournalCorruptError at a
-    gap or a damaged segment, with nothing left at `target`; ObjectStoreError when the bucket does not answer.
+    First seals what was written and claims the next epoch, so that a writer that still lives acks nothing which this
+    copy lacks: from then on the file that stands on the old volume is refused, so this is for one that is lost or
+    damaged. Without `seal` the bucket stays as it is, for a dry run. None where there is nothing to restore: another
+    policy, or no epoch that ever came as far as an ack. Raises JournalCorruptError at a gap or a damaged segment, with
+    nothing left at `target`; ObjectStoreError when the bucket does not answer.
     """
     if settings.ack_policy != POLICY:
         return None
@@ -83,7 +91,7 @@ async def restore_base(settings: Settings, target: Path) -> Path | None:
     await asyncio.to_thread(_remove, target)
     async with _store_of(settings) as store:
         try:
-            found = await restore(store, _place(settings), target)
+            found = await restore(store, _place(settings), target, seal=seal)
         except JournalLostError as error:
             log.info("nothing to restore", reason=str(error))
             return None

@@ -460,8 +460,8 @@ class Worker:
             await asyncio.sleep(HOUSEKEEPING_PERIOD_S)
             rounds += 1
             await journal.close_unacked()
-            if self._replication is not None and rounds % PRUNE_SEGMENTS_ROUNDS == 1:
-                await self._replication.prune()
+            if self._replication is not None:
+                await self._replication.keep_house(prune=rounds % PRUNE_SEGMENTS_ROUNDS == 1)
             if rounds % PARKED_RETRY_ROUNDS == 0 and (again := await journal.retry_parked()):
                 log.info("parked rows are tried again", rows=again)
             for _ in range(PRUNE_PASSES_MAX):
