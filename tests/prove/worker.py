@@ -23,10 +23,9 @@ from tests.support.chaos_faults import FAULTS, QUIET
 from tests.support.chaos_ledger import Verdict
 from tests.support.chaos_soak import soak
 from tests.support.chaos_volume import lose_volumes
-from tests.support.chaos_world import World, world
+from tests.support.chaos_world import POLICIES, World, world
 from tests.support.processes import ProcessError
 
-POLICIES: Final = {"journaled": "Journaled", "completed": "Completed", "replicated": "Replicated"}
 PAUSE_BETWEEN_S: Final = (0.1, 0.8)
 SHOWN_MAX: Final = 12
 DRAIN_TASKS: Final = 400

@@ -18,6 +18,7 @@ import aioboto3
 import aiormq
 
 from eco_crds import contract
+from eco_crds.ecoworker import AckPolicy
 from eco_crds.wal import WalReport
 from eco_workers.broker.topology import definitions
 from tests.support import chaos_tasks
@@ -29,6 +30,7 @@ from tests.support.processes import ProcessError, scratch_directory
 from tests.support.proxy import Proxy
 from tests.support.worker_process import TOKEN, WorkerProcess, postgres_environment
 
+POLICIES: Final = {policy.value.lower(): policy.value for policy in AckPolicy}
 BUCKET: Final = "chaos"
 HEARTBEAT_S: Final = 2
 CONCURRENCY: Final = 16
