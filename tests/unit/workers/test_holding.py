@@ -265,6 +265,15 @@ async def test_an_answer_from_before_a_lost_channel_settles_nothing(
     assert world.channel.acked == []
 
 
+async def test_two_who_ask_at_once_ack_once(world: World) -> None:
+    """A tag that is acked twice costs the channel, and with it every other delivery that is kept."""
+    await world.take(delivery(1))
+    await world.run_one()
+    await world.journal.complete("t1", b"{}")
+    await asyncio.gather(world.holding.settle_ended(), world.holding.settle_ended())
+    assert world.channel.acked == [1]
+
+
 def test_a_time_limit_beyond_the_brokers_patience_is_refused_by_name() -> None:
     @task("slow.one", queue="q.batch", time_limit_s=1501)
     async def slow(_context: Any, _payload: dict[str, Any]) -> None: ...

@@ -8,9 +8,11 @@ from typing import Final
 from eco_workers.broker.publisher import Publisher
 from eco_workers.errors import EcoWorkerError
 from eco_workers.runtime.executor import describe
+from eco_workers.runtime.holding import check_time_limits
 from eco_workers.settings import Settings
 from eco_workers.sync.database import Database
 from eco_workers.sync.rows import Address
+from eco_workers.tasks.registry import ROLE_MODULES, collect
 from eco_workers.tasks.resources import Resources
 
 TIMEOUT_S: Final = 15.0
@@ -24,6 +26,8 @@ async def check_all(settings: Settings) -> list[tuple[str, str]]:
     ]
     if settings.postgres_host:
         parts.append((f"database {settings.postgres_host}/{settings.postgres_db}", lambda: _database(settings)))
+    if settings.ack_policy == "Completed":
+        parts.append(("time limits", lambda: _time_limits(settings)))
     if settings.role == "storage":
         parts.append((f"bucket {settings.s3_bucket}", lambda: _bucket(settings)))
     return [(what, await _problem(work)) for what, work in parts]
@@ -68,6 +72,11 @@ async def _database(settings: Settings) -> None:
         await database.ping()
     finally:
         await database.close()
+
+
+async def _time_limits(settings: Settings) -> None:
+    registry = await asyncio.to_thread(collect, (*ROLE_MODULES[settings.role], *settings.task_modules))
+    check_time_limits(registry)
 
 
 async def _bucket(settings: Settings) -> None:

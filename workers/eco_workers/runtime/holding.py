@@ -89,20 +89,25 @@ class Holding:
         fates = await self._journal.fates(asked)
         if session is not self._tags:
             return  # the channel went meanwhile
-        for fate in (Fate.ACK, Fate.RETURN):
-            tags = [tag for task_id, found in fates.items() if found is fate for tag in asked[task_id]]
-            if tags:
-                self._forget(tags, asked)
-                await self.settle(tags, requeue=fate is Fate.RETURN)
+        acks, returns = self._take(fates, Fate.ACK, asked), self._take(fates, Fate.RETURN, asked)
+        await self.settle(acks)
+        if session is self._tags:
+            await self.settle(returns, requeue=True)
 
-    def _forget(self, tags: Sequence[int], asked: dict[str, tuple[int, ...]]) -> None:
-        gone = set(tags)
-        for task_id in asked:
-            left = [tag for tag in self._tags.get(task_id, ()) if tag not in gone]
+    def _take(self, fates: dict[str, Fate], fate: Fate, asked: dict[str, tuple[int, ...]]) -> list[int]:
+        """Take the tags of one fate out of what is kept; one that somebody else has settled meanwhile is not there."""
+        taken: list[int] = []
+        for task_id, found in fates.items():
+            kept = self._tags.get(task_id)
+            if found is not fate or kept is None:
+                continue
+            taken += [tag for tag in kept if tag in asked[task_id]]
+            left = [tag for tag in kept if tag not in asked[task_id]]
             if left:
                 self._tags[task_id] = left
             else:
-                self._tags.pop(task_id, None)
+                del self._tags[task_id]
+        return taken
 
 
 @dataclass(slots=True)
