@@ -1,15 +1,21 @@
-"""When a worker acks, seen from the broker: `Completed` at the end of each task, whatever happens until then."""
+"""When a worker acks, seen from the broker: `Completed` at the end of each task, `Replicated` behind the bucket."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from eco_workers.runtime.replication import restore_base
+from eco_workers.runtime.worker import EXIT_JOURNAL
 from tests.integration.test_worker import Broker, command, jobs, lines
 from tests.support import broker as servers
+from tests.support.objectstore import ObjectStore, make_bucket
 from tests.support.parts import require
 from tests.support.processes import wait_for
+from tests.support.proxy import Mode, Proxy
 from tests.support.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.slow
@@ -41,12 +47,13 @@ Start = Callable[..., WorkerProcess]
 def start(tmp_path: Path, broker: Broker) -> Iterator[Start]:
     made: list[WorkerProcess] = []
 
-    def begin(policy: str = "Completed", **env: str) -> WorkerProcess:
+    def begin(policy: str = "Completed", *, wait: bool = True, **env: str) -> WorkerProcess:
         env = {"ECO_ACK_POLICY": policy, "ECO_CONCURRENCY": "3", **env}
         worker = WorkerProcess(tmp_path / "shard", broker.url, queues="q.api", modules=OWN, env=env)
         made.append(worker)
         worker.start()
-        worker.wait_ready()
+        if wait:
+            worker.wait_ready()
         return worker
 
     yield begin
@@ -136,3 +143,79 @@ def test_another_policy_takes_over_what_the_old_one_left_unacked(
     wait_for(lambda: unacked(server) == (0, 0), "acked, though none has ended")
     gate.touch()
     worker.wait_for(lambda r: r.counts.completed == 3, "done", timeout_s=WITHIN_S)
+
+
+@dataclass
+class Bucket:
+    """A bucket behind a proxy."""
+
+    proxy: Proxy
+    name: str
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            "S3_ENDPOINT_URL": f"http://127.0.0.1:{self.proxy.port}", "S3_BUCKET": self.name,
+            "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+        }  # fmt: skip
+
+    def go_away(self) -> None:
+        self.proxy.set(Mode.REFUSE)
+        self.proxy.cut()
+
+    def come_back(self) -> None:
+        self.proxy.set(Mode.PASS)
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Iterator[Bucket]:
+    store = ObjectStore(tmp_path / "store")
+    store.start()
+    with Proxy(store.port) as proxy:
+        yield Bucket(proxy, asyncio.run(make_bucket(store)))
+    store.close()
+
+
+def test_while_the_bucket_is_away_what_is_here_ends_and_nothing_new_is_acked(
+    start: Start, broker: Broker, server: servers.Broker, bucket: Bucket, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    worker = start("Replicated", **bucket.env)
+    broker.send(*jobs("test.hold", 2, gate=gate))
+    worker.wait_for(lambda r: r.counts.running == 2, "both run", timeout_s=WITHIN_S)
+    wait_for(lambda: unacked(server) == (0, 0), "both acked")
+    bucket.go_away()
+    gate.touch()
+    worker.wait_for(lambda r: r.counts.completed == 2 and bool(r.last_error), "both ended", timeout_s=WITHIN_S)
+    broker.send(*jobs("test.echo", 3))
+    wait_for(lambda: sum(unacked(server)) == 3 and unacked(server)[1] > 0, "delivered, and not acked")
+    bucket.come_back()
+    worker.wait_for(lambda r: r.counts.completed == 5, "all done", timeout_s=WITHIN_S)
+    wait_for(lambda: unacked(server) == (0, 0), "all acked")
+
+
+def test_a_start_without_the_bucket_leaves_the_queue_alone(
+    start: Start, broker: Broker, server: servers.Broker, bucket: Bucket
+) -> None:
+    """Refused again and again, a message would come to the queue's delivery limit while the bucket is away."""
+    bucket.go_away()
+    worker = start("Replicated", wait=False, **bucket.env)
+    worker.wait_for(lambda r: "not yet claimed" in r.last_error, "it says so", timeout_s=WITHIN_S)
+    worker.wait_for(lambda r: not r.consuming, "it takes nothing", timeout_s=WITHIN_S)
+    broker.send(*jobs("test.echo", 3))
+    assert unacked(server) == (3, 0)
+    bucket.come_back()
+    worker.wait_for(lambda r: r.counts.completed == 3, "all done", timeout_s=WITHIN_S)
+
+
+def test_a_worker_whose_journal_was_restored_elsewhere_ends_and_acks_nothing_more(
+    start: Start, broker: Broker, server: servers.Broker, bucket: Bucket, tmp_path: Path
+) -> None:
+    worker = start("Replicated", **bucket.env)
+    broker.send(*jobs("test.echo", 2))
+    worker.wait_for(lambda r: r.counts.completed == 2, "done", timeout_s=WITHIN_S)
+    assert asyncio.run(restore_base(worker.settings, tmp_path / "base.db")) is not None
+    broker.send(*jobs("test.echo", 1))
+    wait_for(lambda: not worker.is_running, "it ends", timeout_s=WITHIN_S)
+    assert worker.exit_code == EXIT_JOURNAL
+    wait_for(lambda: unacked(server) == (1, 0), "the last one is still the broker's")

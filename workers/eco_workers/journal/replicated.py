@@ -78,8 +78,9 @@ class ReplicatedJournal(SqliteJournal):
     async def statistics(self) -> Statistics:
         """Counts, ages and sizes, and whether the store is why nothing is accepted."""
         found = await super().statistics()
-        error = found.last_error or self._replica.statistics().last_error
-        return replace(found, held_back=self._held_back(), last_error=error)
+        held_back = self._held_back()
+        error = ": ".join(filter(None, (held_back, self._replica.statistics().last_error)))
+        return replace(found, held_back=held_back, last_error=found.last_error or error)
 
     async def close(self) -> None:
         """Finish what was begun, give the store a moment for the rest, then close. What it lacks was not acked."""
