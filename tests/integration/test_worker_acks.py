@@ -203,7 +203,8 @@ def test_a_start_without_the_bucket_leaves_the_queue_alone(
     worker.wait_for(lambda r: "not yet claimed" in r.last_error, "it says so", timeout_s=WITHIN_S)
     worker.wait_for(lambda r: not r.consuming, "it takes nothing", timeout_s=WITHIN_S)
     broker.send(*jobs("test.echo", 3))
-    assert unacked(server) == (3, 0)
+    wait_for(lambda: unacked(server) == (3, 0), "they stay at the broker")
+    assert broker.ready("q.api") == 3
     bucket.come_back()
     worker.wait_for(lambda r: r.counts.completed == 3, "all done", timeout_s=WITHIN_S)
 
