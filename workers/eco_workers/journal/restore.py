@@ -5,7 +5,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import BinaryIO, Final
 
 import apsw
 
@@ -40,8 +40,13 @@ async def restore(store: ObjectStore, place: str, target: Path, *, seal: bool = 
     epoch = claimed = await _newest_epoch(store, place)
     if seal:
         epoch, claimed = await _seal_from(store, place, epoch)
-    chain = await _chain(store, place, epoch)
-    return await asyncio.to_thread(_build, chain, target, claimed)
+    builder = _Builder(target)
+    try:
+        await _feed(store, place, epoch, builder)
+        return await asyncio.to_thread(builder.finish, claimed)
+    except BaseException:
+        await asyncio.to_thread(builder.abandon)
+        raise
 
 
 async def rehearse(store: ObjectStore, place: str) -> Restored:
@@ -138,10 +143,10 @@ async def _seal(store: ObjectStore, place: str, epoch: int) -> None:
     raise JournalCorruptError(f"restore from {place}: epoch {epoch} could not be sealed; is its writer still at work?")
 
 
-async def _chain(store: ObjectStore, place: str, epoch: int) -> list[Segment]:
+async def _feed(store: ObjectStore, place: str, epoch: int, builder: "_Builder") -> None:
+    """Hand over the segments of an epoch in order, each checked against the one before."""
     keys = [each for each in await store.list_keys(place) if segments.numbers(each)[0] == epoch]
-    chain: list[Segment] = []
-    previous = ""
+    previous = uuid = ""
     for expected, each in enumerate(keys, start=1):
         if segments.numbers(each) != (epoch, expected):
             raise JournalCorruptError(
@@ -154,39 +159,69 @@ async def _chain(store: ObjectStore, place: str, epoch: int) -> list[Segment]:
         segment = segments.decode(data)
         if (segment.epoch, segment.sequence, segment.previous) != (epoch, expected, previous):
             raise JournalCorruptError(f"restore from {place}: {each} does not belong behind the segment before it")
-        if chain and segment.journal_uuid != chain[0].journal_uuid:
+        if uuid and segment.journal_uuid != uuid:
             raise JournalCorruptError(f"restore from {place}: {each} is of another journal, {segment.journal_uuid}")
-        previous = segments.digest(data)
-        chain.append(segment)
-    return chain
+        previous, uuid = segments.digest(data), segment.journal_uuid
+        await asyncio.to_thread(builder.add, segment)
 
 
-def _build(chain: list[Segment], target: Path, claimed: int) -> Restored:
-    with target.open("xb") as file:
-        for segment in chain:
-            if segment.kind == Kind.SNAPSHOT:
-                file.write(segment.body)
-    connection = apsw.Connection(str(target))
-    try:
-        triggers = [
-            (str(name), str(sql))
-            for name, sql in connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
-        ]
-        # A changeset holds what a group came to, not each step of it: a task accepted and ended in one group would be
-        # refused by the triggers that judge single steps.
-        for name, _sql in triggers:
-            connection.execute(f"DROP TRIGGER {name}")
-        for segment in chain:
-            if segment.kind == Kind.CHANGES and segment.body:
-                _apply(connection, segment)
-        for _name, sql in triggers:
+class _Builder:
+    """Builds the file while segments come: one of them is in memory at a time, however large the journal is."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._file: BinaryIO | None = None
+        self._connection: apsw.Connection | None = None
+        self._triggers: list[tuple[str, str]] = []
+        self._uuid = ""
+        self._epoch = 0
+        self._count = 0
+
+    def add(self, segment: Segment) -> None:
+        """Take the next one: parts of the snapshot come first."""
+        if self._file is None:
+            self._file = self._target.open("xb")
+            self._uuid, self._epoch = segment.journal_uuid, segment.epoch
+        self._count += 1
+        if segment.kind == Kind.SNAPSHOT:
+            self._file.write(segment.body)
+        elif segment.kind == Kind.CHANGES and segment.body:
+            _apply(self._opened(), segment)
+
+    def finish(self, claimed: int) -> Restored:
+        """The file as it is to be opened."""
+        connection = self._opened()
+        for _name, sql in self._triggers:
             connection.execute(sql)
         found = digest_rows(connection)
         _raise_epoch(connection, claimed)
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-    finally:
         connection.close()
-    return Restored(chain[0].journal_uuid, chain[0].epoch, len(chain), found)
+        return Restored(self._uuid, self._epoch, self._count, found)
+
+    def abandon(self) -> None:
+        """Leave nothing of what was begun."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._file is not None:
+            self._file.close()
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                self._target.with_name(self._target.name + suffix).unlink(missing_ok=True)
+
+    def _opened(self) -> apsw.Connection:
+        if self._connection is None:
+            if self._file is not None:
+                self._file.close()
+            connection = self._connection = apsw.Connection(str(self._target))
+            self._triggers = [
+                (str(name), str(sql))
+                for name, sql in connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
+            ]
+            # A changeset holds what a group came to, not each step of it: a task accepted and ended in one group would
+            # be refused by the triggers that judge single steps.
+            for name, _sql in self._triggers:
+                connection.execute(f"DROP TRIGGER {name}")
+        return self._connection
 
 
 def _raise_epoch(connection: apsw.Connection, claimed: int) -> None:

@@ -95,9 +95,6 @@ async def restore_base(settings: Settings, target: Path, *, seal: bool = True) -
         except JournalLostError as error:
             log.info("nothing to restore", reason=str(error))
             return None
-        except BaseException:
-            await asyncio.to_thread(_remove, target)
-            raise
     log.info("restored", uuid=found.journal_uuid, epoch=found.epoch, segments=found.segments)
     return target
 
