@@ -76,6 +76,9 @@ class ConsumerStatistics:
     refused: int = 0
     connections: int = 0
     unacked: int = 0
+    """Delivered, and not yet with the handler."""
+    kept: int = 0
+    """With the handler, or kept by it to be settled one by one."""
     last_error: str = ""
 
 
@@ -117,7 +120,7 @@ class Consumer:
     def statistics(self) -> ConsumerStatistics:
         """The state of this moment."""
         waiting = len(self._inbox) if self._inbox is not None else 0
-        return replace(self._state, paused=not self._wanted.is_set(), unacked=waiting + self._kept)
+        return replace(self._state, paused=not self._wanted.is_set(), unacked=waiting, kept=self._kept)
 
     async def pause(self) -> None:
         """Cancel the consumers and wait, within a bound, until they are; what is delivered is still handed over.
@@ -168,8 +171,9 @@ class Consumer:
         Errors of the handler pass through: whether they are fatal is not ours to say.
         """
         backoff = Backoff()
-        # Nothing is in anybody's hands yet: what an earlier run of ours held went with its channel.
-        await self._tell_lost()
+        if self._state.connections:
+            # Begun again after a death, and whoever holds what went with that channel may not have heard of it.
+            await self._tell_lost()
         while not self._stopping.is_set():
             try:
                 await self._session(backoff)
