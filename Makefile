@@ -54,7 +54,7 @@ parts: setup  ## Start the lab and install the servers that tests run by themsel
 	  [ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >/dev/null
 	fi
-	$(PY) -m eco_lab up --with helm
+	$(PY) -m eco_lab up --with helm --with helm-unittest
 
 .PHONY: unit
 unit: setup  ## Run the tests that need neither network nor cluster
