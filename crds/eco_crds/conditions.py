@@ -25,7 +25,13 @@ class ConditionType(StrEnum):
     WAL_HEALTHY = "WALHealthy"
     """Every journal is known to be well."""
     RECOVERED = "Recovered"
-    """Unfinished tasks that a worker found at its start have been taken up again."""
+    """Journals that were damaged, lost or left unfinished by a process that ended work again."""
+    SCALE_IN_BLOCKED = "ScaleInBlocked"
+    """A shard that is not wanted any more cannot go yet, and its deadline has passed; absent when none is late."""
+    HIBERNATED = "Hibernated"
+    """An annotation asks for every shard to be stopped; absent when there is none."""
+    FENCED = "Fenced"
+    """An annotation asks for shards to stand still; absent when there is none."""
     PAUSED = "Paused"
     """An annotation asks the operator to leave the object alone; absent when there is none."""
     SYNCED = "Synced"
@@ -61,6 +67,9 @@ TABLE: Final = (
     _worker(_T.READY, _FALSE, "WALUnhealthy", "A journal is not well; condition WALHealthy says which and how."),
     _worker(_T.READY, _FALSE, "InvalidSpec", "The spec is refused; condition Stalled names the field."),
     _worker(_T.READY, _FALSE, "Conflict", "An object of the needed name belongs to somebody else."),
+    _worker(
+        _T.READY, _FALSE, "Hibernated", "Every shard is stopped, as the annotation eco.growbin.app/hibernate asks."
+    ),
     _worker(_T.READY, _UNKNOWN, "ProbeUnavailable", "Too many shards are not heard of to tell anything."),
     _worker(_T.RECONCILING, _TRUE, "Progressing", "Objects of the current spec are being made or replaced."),
     _worker(_T.RECONCILING, _TRUE, "Retrying", "A call to the API server failed and is tried again."),
@@ -83,10 +92,61 @@ TABLE: Final = (
     _worker(_T.WAL_HEALTHY, _FALSE, "Full", "A volume is full: its worker finishes what it has and accepts nothing."),
     _worker(_T.WAL_HEALTHY, _FALSE, "Corrupt", "A journal is damaged: its worker has stopped and leaves it as it is."),
     _worker(_T.WAL_HEALTHY, _FALSE, "Lost", "A worker found another journal than the known one, or none."),
-    _worker(_T.WAL_HEALTHY, _FALSE, "Fenced", "A worker was told to stop and does nothing."),
+    _worker(
+        _T.WAL_HEALTHY, _FALSE, "Fenced", "A worker was told to stop and does nothing, or is stopped for a recovery."
+    ),
+    _worker(_T.WAL_HEALTHY, _UNKNOWN, "Disabled", "Every shard is stopped, so no journal is heard of."),
     _worker(_T.WAL_HEALTHY, _UNKNOWN, "Unknown", "A worker has not reported for three periods of the probe."),
     _worker(_T.RECOVERED, _TRUE, "Resumed", "The tasks that were unfinished at a start have been taken up again."),
     _worker(_T.RECOVERED, _FALSE, "Resuming", "A worker found unfinished tasks and has not taken one up yet."),
+    _worker(_T.RECOVERED, _TRUE, "Repaired", "A journal that was damaged or lost has been set right."),
+    _worker(
+        _T.RECOVERED,
+        _FALSE,
+        "ApprovalNeeded",
+        "A journal is damaged or lost and `recovery.mode` is Manual: annotate eco.growbin.app/recover=true.",
+    ),
+    _worker(_T.RECOVERED, _FALSE, "Fencing", "A shard whose journal is damaged or lost is being stopped."),
+    _worker(_T.RECOVERED, _FALSE, "Queued", "A shard is stopped for a recovery and waits for its job."),
+    _worker(_T.RECOVERED, _FALSE, "Recovering", "A job sets a journal right."),
+    _worker(
+        _T.RECOVERED, _FALSE, "Ending", "A journal is set right; its worker comes back when the job's pod is gone."
+    ),
+    _worker(
+        _T.RECOVERED,
+        _FALSE,
+        "DryRunDone",
+        "What a recovery would do is in `lastRecovery` of the shard; annotate eco.growbin.app/recover=true to do it.",
+    ),
+    _worker(
+        _T.RECOVERED,
+        _FALSE,
+        "RecoveryFailed",
+        "The job failed and the shard stays stopped. It is tried again when the job is deleted, or an hour later.",
+    ),
+    _worker(
+        _T.RECOVERED, _FALSE, "NodeLost", "A pod may still write on a node that does not answer, so no job may start."
+    ),
+    _worker(_T.SCALE_IN_BLOCKED, _TRUE, "TasksLeft", "A shard that is not wanted any more still has unfinished tasks."),
+    _worker(_T.SCALE_IN_BLOCKED, _TRUE, "MessagesLeft", "Such a shard has messages that the broker does not take."),
+    _worker(_T.SCALE_IN_BLOCKED, _TRUE, "JournalDamaged", "The journal of such a shard has to be set right first."),
+    _worker(_T.SCALE_IN_BLOCKED, _TRUE, "Recovering", "The journal of such a shard is being set right."),
+    _worker(_T.SCALE_IN_BLOCKED, _TRUE, "Fenced", "Such a shard was told to stand still; take the annotation off."),
+    _worker(
+        _T.SCALE_IN_BLOCKED, _TRUE, "NotHeardOf", "The worker of such a shard has not answered for long enough yet."
+    ),
+    _worker(
+        _T.SCALE_IN_BLOCKED, _TRUE, "ProbeUnavailable", "Too many workers are silent to believe that this one is gone."
+    ),
+    _worker(_T.SCALE_IN_BLOCKED, _TRUE, "PodLeft", "The pod of such a shard is not gone yet."),
+    _worker(_T.SCALE_IN_BLOCKED, _TRUE, "NodeLost", "The pod of such a shard is on a node that does not answer."),
+    _worker(
+        _T.HIBERNATED,
+        _TRUE,
+        "Annotation",
+        "Every shard is stopped until the annotation eco.growbin.app/hibernate goes.",
+    ),
+    _worker(_T.FENCED, _TRUE, "Annotation", "Shards stand still until the annotation eco.growbin.app/fence goes."),
     _worker(_T.PAUSED, _TRUE, "Annotation", "Nothing is changed until the annotation eco.growbin.app/paused goes."),
     _sync(_T.READY, _TRUE, "Synced", "Results reach the database."),
     _sync(_T.READY, _TRUE, "Suspended", "Syncing is suspended as asked; results stay in the journals."),

@@ -24,24 +24,37 @@ LABEL_SHARD: Final = f"{GROUP}/shard"
 LABEL_SHORT_COMPONENT: Final = "component"
 COMPONENT_WAL: Final = "wal"
 COMPONENT_WORKER: Final = "worker"
+COMPONENT_JOB: Final = "job"
 
 # Annotations
 ANNOTATION_HASH: Final = f"{GROUP}/desired-hash"
 ANNOTATION_PAUSED: Final = f"{GROUP}/paused"
+# On an EcoWorker, by people: stop every shard, make shards stand still (`true`, or names of shards), and have a damaged
+# journal looked at (`dry-run`) or set right (`true`). On a WalSync: send now; each new value once.
+ANNOTATION_HIBERNATE: Final = f"{GROUP}/hibernate"
+ANNOTATION_FENCE: Final = f"{GROUP}/fence"
+ANNOTATION_RECOVER: Final = f"{GROUP}/recover"
+ANNOTATION_SYNC_NOW: Final = f"{GROUP}/sync-now"
 # On a claim, which outlives its EcoWorker: what it takes to start a worker on it once more, and whose journal it holds.
 ANNOTATION_DRAIN: Final = f"{GROUP}/drain"
 ANNOTATION_JOURNAL: Final = f"{GROUP}/journal-uuid"
 ANNOTATION_ORPHANED: Final = f"{GROUP}/orphaned-since"
+# Likewise, of a shard that is not wanted any more; and what the last job on the volume left in the journal.
+ANNOTATION_SCALED_IN: Final = f"{GROUP}/scaled-in-since"
+ANNOTATION_LEFT: Final = f"{GROUP}/left"
+# On the Deployment of a shard that is stopped for a recovery: what its worker said of the journal.
+ANNOTATION_RECOVERY: Final = f"{GROUP}/recovery"
 PART_OF: Final = "eco"
 
 # Field managers
 FIELD_MANAGER: Final = "eco-operator"
 STATUS_FIELD_MANAGER: Final = "eco-operator-status"
-# Owns nothing but the mark on a claim whose EcoWorker went, so that an adoption can take it off.
+# Owns nothing but the marks on a claim that no shard uses, so that an adoption can take them off.
 ORPHAN_FIELD_MANAGER: Final = "eco-operator-orphans"
 
 # Inside a worker's pod
 CONTAINER_NAME: Final = "worker"
+JOB_CONTAINER_NAME: Final = "job"
 ADMIN_PORT: Final = 9464
 ADMIN_PORT_NAME: Final = "metrics"
 WAL_MOUNT: Final = "/var/lib/ecoeco/wal"
@@ -109,6 +122,11 @@ def sync_config_name(worker: str) -> str:
 def shard_config_name(worker: str, index: int) -> str:
     """Name of the ConfigMap that carries what the operator knows of one shard's journal."""
     return f"{worker}-{index}-journal"
+
+
+def job_name(worker: str, index: int, job: str) -> str:
+    """Name of a job on a shard's volume, as in `storage-0-drain`."""
+    return f"{worker}-{index}-{job}"
 
 
 def component_name(role: str) -> str:

@@ -73,6 +73,20 @@ class AccessMode(StrEnum):
     ONE_NODE = "ReadWriteOnce"
 
 
+class ReclaimPolicy(StrEnum):
+    """What becomes of a volume that no shard uses any more."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
+class RecoveryMode(StrEnum):
+    """Who decides that a damaged journal is set right."""
+
+    AUTOMATIC = "Automatic"
+    MANUAL = "Manual"
+
+
 class ResourceRequirements(ApiModel):
     """Computing resources of each worker."""
 
@@ -213,10 +227,21 @@ class Wal(ApiModel):
     access_mode: AccessMode = AccessMode.ONE_POD
     """How the volume may be attached. ReadWriteOncePod keeps a second pod away from a journal; use ReadWriteOnce only
     for storage that does not know it. Cannot be changed."""
+    reclaim_policy: ReclaimPolicy = ReclaimPolicy.RETAIN
+    """What becomes of a volume whose shard or EcoWorker is gone. Delete removes it once a job has found the journal
+    empty, and only then; Retain keeps it."""
     stall_after_seconds: int = Field(300, ge=10, le=86_400)
     """A journal with work to do that makes no progress for this long is reported as Stalled."""
     max_lag_seconds: int = Field(900, ge=10, le=604_800)
     """A journal whose oldest task waits longer than this is reported as Lagging."""
+
+
+class Recovery(ApiModel):
+    """How a journal that its worker calls Corrupt or Lost is set right."""
+
+    mode: RecoveryMode = RecoveryMode.AUTOMATIC
+    """Automatic starts the recovery as soon as the worker has said so twice; Manual waits for the annotation
+    eco.growbin.app/recover=true."""
 
 
 def valid_name(name: str) -> bool:
@@ -305,8 +330,13 @@ class EcoWorkerSpec(ApiModel):
     """The S3 bucket that the workers read from and write to; role storage needs it."""
     grace_period_seconds: int = Field(60, ge=5, le=3600)
     """How long a worker may take to finish or put back its running tasks when its pod is stopped."""
+    drain_deadline_seconds: int = Field(600, ge=10, le=86_400)
+    """How long a shard that is not wanted any more may take to give back its tasks before condition ScaleInBlocked says
+    what it waits for. It is waited for all the same."""
     wal: Wal = Wal()
     """The journal of each shard and the volume that holds it."""
+    recovery: Recovery = Recovery()
+    """What is done about a journal that its worker calls damaged or lost."""
 
     @property
     def effective_queues(self) -> tuple[Queue, ...]:
@@ -354,4 +384,27 @@ class EcoWorker(ApiModel):
     @property
     def paused(self) -> bool:
         """Whether an annotation asks the operator to leave the object alone."""
-        return self.metadata.annotations.get(contract.ANNOTATION_PAUSED, "").lower() == "true"
+        return self._asks(contract.ANNOTATION_PAUSED)
+
+    @property
+    def hibernated(self) -> bool:
+        """Whether an annotation asks for every shard to be stopped."""
+        return self._asks(contract.ANNOTATION_HIBERNATE)
+
+    def fences(self, shard: str) -> bool:
+        """Whether an annotation asks for that shard to stand still."""
+        named = self.metadata.annotations.get(contract.ANNOTATION_FENCE, "")
+        return self._asks(contract.ANNOTATION_FENCE) or shard in {name.strip() for name in named.split(",")}
+
+    @property
+    def asks_for_recovery(self) -> bool:
+        """Whether an annotation asks for damaged journals to be set right."""
+        return self._asks(contract.ANNOTATION_RECOVER)
+
+    @property
+    def asks_for_dry_run(self) -> bool:
+        """Whether an annotation asks what a recovery of damaged journals would do, and for no more."""
+        return self.metadata.annotations.get(contract.ANNOTATION_RECOVER, "").lower() == "dry-run"
+
+    def _asks(self, annotation: str) -> bool:
+        return self.metadata.annotations.get(annotation, "").lower() == "true"

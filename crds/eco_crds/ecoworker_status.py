@@ -46,6 +46,37 @@ def worst(states: Iterable[WalState]) -> WalState:
     return min(states, key=_SEVERITY.__getitem__, default=WalState.DISABLED)
 
 
+class RecoveryResult(StatusModel):
+    """How the last recovery of a journal that was damaged or lost went."""
+
+    time: Timestamp
+    """When its job ended."""
+    succeeded: bool
+    """Whether the journal is set right; of a dry run, whether it could be."""
+    dry_run: bool = False
+    """Whether it only looked and changed nothing."""
+    job: str = Field("", max_length=64)
+    """UID of the job, so that its end is counted once."""
+    cause: str = Field("", max_length=32)
+    """What the worker had said of the journal: Corrupt or Lost."""
+    action: str = Field("", max_length=32)
+    """What was done: none, unmarked, adopted, rebuilt or restored."""
+    seconds: int = Field(0, ge=0)
+    """How long the job worked."""
+    salvaged: int = Field(0, ge=0, json_schema_extra={"format": "int64"})
+    """Rows read from the damaged journal."""
+    unreadable: int = Field(0, ge=0, json_schema_extra={"format": "int64"})
+    """Places that could not be read."""
+    distrusted: int = Field(0, ge=0, json_schema_extra={"format": "int64"})
+    """Rows that did not fit their checksum; each is a dead letter."""
+    republished: int = Field(0, ge=0, json_schema_extra={"format": "int64"})
+    """Tasks given back to the broker."""
+    synced: int = Field(0, ge=0, json_schema_extra={"format": "int64"})
+    """Results brought to the database."""
+    message: str = Field("", max_length=1024)
+    """Why it failed, or what it met; empty when there is nothing to say."""
+
+
 class ShardStatus(StatusModel):
     """One shard: its worker, its volume and its journal, as last heard of."""
 
@@ -89,6 +120,12 @@ class ShardStatus(StatusModel):
     """When a worker last started with unfinished tasks in its journal."""
     recovered: int | None = Field(None, ge=0, json_schema_extra={"format": "int64"})
     """Unfinished tasks found at that start."""
+    last_recovery: RecoveryResult | None = None
+    """How the last job that set a damaged or lost journal right went."""
+    draining_since: Timestamp | None = None
+    """Since when the shard is not wanted any more and gives back what it holds."""
+    sync_now: str | None = Field(None, max_length=253)
+    """The last request to sync at once that was passed on."""
     last_report_time: Timestamp | None = None
     """When the worker was last heard of; kept only while it is not."""
 

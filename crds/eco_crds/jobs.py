@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 TERMINATION_LOG: Final = "/dev/termination-log"
 TERMINATION_LOG_BYTES_MAX: Final = 4096
 PROBLEMS_MAX: Final = 5
+DRY_RUN: Final = "--dry-run"
+"""Option of `eco-worker job recover`: look, report what would be done, change nothing."""
 
 
 class JobName(StrEnum):
@@ -39,9 +41,7 @@ class JobReport(BaseModel):
     journal_uuid: str = Field("", max_length=64)
     epoch: int = Field(0, ge=0)
     empty: bool = Field(False, description="Whether the journal owes nothing any more, so that its volume may go.")
-    action: str = Field(
-        "", max_length=32, description="Of `recover`: none, unmarked, adopted, rebuilt or restored."
-    )
+    action: str = Field("", max_length=32, description="Of `recover`: none, unmarked, adopted, rebuilt or restored.")
     unfinished: int = Field(0, ge=0, description="Pending and running rows that are left.")
     unsynced: int = Field(0, ge=0, description="Terminal rows that still owe their report, parked ones included.")
     unsent: int = Field(0, ge=0, description="Messages that are left in the outbox, parked ones included.")
@@ -54,3 +54,28 @@ class JobReport(BaseModel):
     problems: list[str] = Field(default_factory=list, max_length=PROBLEMS_MAX)
     moved_aside: str = Field("", max_length=255, description="File that the damaged journal was kept as.")
     took_s: float = Field(0.0, ge=0)
+
+
+class Left(BaseModel):
+    """What the last job on a volume left in the journal: the operator notes it on a claim that no shard uses."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    job: str = Field("", max_length=64, description="UID of the job, so that its end is noted once.")
+    at: str = Field("", max_length=32, description="When that was noted, in UTC.")
+    empty: bool = False
+    unfinished: int = Field(0, ge=0)
+    unsynced: int = Field(0, ge=0)
+    unsent: int = Field(0, ge=0)
+    error: str = Field("", max_length=512, description="Why the job failed; empty when it did not.")
+
+    def __str__(self) -> str:
+        """For people."""
+        if self.error:
+            return f"the job on it failed: {self.error}"
+        if self.empty:
+            return "its journal is empty"
+        return (
+            f"its journal holds {self.unfinished} unfinished tasks, {self.unsynced} unsynced results and"
+            f" {self.unsent} unsent messages"
+        )

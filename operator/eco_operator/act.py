@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -20,11 +20,19 @@ from eco_operator import errors, kinds, metrics
 from eco_operator.cache import Cache, Child, Key, project
 from eco_operator.cluster import Cluster
 from eco_operator.reconcile.ownership import drift
-from eco_operator.reconcile.plan import Announce, Apply, Delete, MarkClaim, Outcome, Plan
+from eco_operator.reconcile.plan import Announce, Apply, Command, Delete, MarkClaim, Outcome, Plan, Step
+from eco_operator.shards import Target
 
 logger = structlog.get_logger(__name__)
 
 TOKEN_BYTES: Final = 32
+
+
+class Workers(Protocol):
+    """What acting asks of the way to workers."""
+
+    async def command(self, target: Target, name: str, *, token: str) -> None:
+        """Have a worker do something; raises `CommandError`."""
 
 
 @dataclass(slots=True)
@@ -33,6 +41,7 @@ class _Tally:
     rejected: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     applied: list[str] = field(default_factory=list)
+    commanded: list[str] = field(default_factory=list)
     missing: set[str] = field(default_factory=set)
     retry_after_s: float | None = None
 
@@ -60,6 +69,7 @@ class Actor:
     cluster: Cluster
     cache: Cache
     identity: str
+    workers: Workers
     _accepted: dict[str, tuple[str, str]] = field(default_factory=dict)
     """By uid: the hash and fields of objects that a server keeps other than applied, so as not to apply for ever."""
 
@@ -69,31 +79,46 @@ class Actor:
         for step in plan.steps:
             if not is_current():
                 break
-            name = type(step).__name__
             try:
-                match step:
-                    case Apply():
-                        changed += await self._apply(key, step, tally)
-                    case Delete():
-                        changed += await self._delete(key, step)
-                    case MarkClaim():
-                        await self._mark(step)
-                        changed += 1
-                    case Announce():
-                        await self._announce(step)
+                changed += await self._do(key, step, tally)
             except errors.ApiError as error:
                 if isinstance(error, errors.DeniedError) and error.is_namespace_going:
                     # Everything of ours in there goes by itself; trying would only be noise.
                     break
                 self._note(error, step, tally)
+            except errors.CommandError as error:
+                tally.failed.append(str(error)[:512])
             else:
-                metrics.STEPS.labels(name).inc()
-        outcome = Outcome(tuple(tally.foreign), tuple(tally.rejected), tuple(tally.failed), tuple(tally.applied))
+                metrics.STEPS.labels(type(step).__name__).inc()
+        outcome = Outcome(
+            foreign=tuple(tally.foreign),
+            rejected=tuple(tally.rejected),
+            failed=tuple(tally.failed),
+            applied=tuple(tally.applied),
+            commanded=tuple(tally.commanded),
+        )
         return Acted(outcome, changed, tally.retry_after_s)
 
     def forget(self, uids: set[str]) -> None:
         """Keep what was accepted for these objects only."""
         self._accepted = {uid: accepted for uid, accepted in self._accepted.items() if uid in uids}
+
+    async def _do(self, key: Key, step: Step, tally: _Tally) -> bool:
+        """Act on one step. Returns whether an object is another than before; what a worker does is for it to report."""
+        match step:
+            case Apply():
+                return await self._apply(key, step, tally)
+            case Delete():
+                return await self._delete(key, step)
+            case MarkClaim():
+                await self._mark(step)
+                return True
+            case Command():
+                await self._command(key, step)
+                tally.commanded.append(step.about)
+            case Announce():
+                await self._announce(step)
+        return False
 
     async def _apply(self, key: Key, step: Apply, tally: _Tally) -> bool:
         name = _name(step.desired)
@@ -169,10 +194,18 @@ class Actor:
         return True
 
     async def _mark(self, step: MarkClaim) -> None:
-        claim = step.claim
-        marks = {contract.ANNOTATION_ORPHANED: step.since} if step.since else {}
-        answer = await self.cluster.annotate(kinds.CLAIM, claim, marks, contract.ORPHAN_FIELD_MANAGER)
+        answer = await self.cluster.annotate(kinds.CLAIM, step.claim, step.marks, contract.ORPHAN_FIELD_MANAGER)
         self.cache.put_written(kinds.CLAIM, answer)
+        await self._announce(step.announce)
+
+    async def _command(self, key: Key, step: Command) -> None:
+        shard = step.target.shard
+        secret = contract.token_secret_name(shard.worker)
+        found = await self.cluster.get(kinds.SECRET, shard.namespace, secret)
+        token = base64.b64decode((found.get("data") or {}).get(contract.TOKEN_KEY, "")).decode()
+        await self.workers.command(step.target, step.name, token=token)
+        logger.info("told a worker", key=_text(key), shard=shard.shard, command=step.name, why=step.why)
+        await self._announce(step.announce)
 
     async def _announce(self, announce: Announce | None) -> None:
         """Post an event. It is a courtesy: work never waits for it, and a failure is only logged."""
@@ -183,7 +216,7 @@ class Actor:
         except errors.ApiError as error:
             logger.warning("event not posted", reason=announce.reason, error=str(error))
 
-    def _note(self, error: errors.ApiError, step: Apply | Delete | MarkClaim | Announce, tally: _Tally) -> None:
+    def _note(self, error: errors.ApiError, step: Step, tally: _Tally) -> None:
         if isinstance(step, Apply):
             tally.missing.add(_name(step.desired))
         if isinstance(error, errors.TransientError) and error.retry_after_s is not None:

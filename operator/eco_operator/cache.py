@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from eco_crds import contract
+from eco_crds.jobs import DRY_RUN, TERMINATION_LOG_BYTES_MAX
 from eco_operator import kinds
 from eco_operator.kinds import Kind
 
@@ -51,6 +52,28 @@ class PodState:
     """Message the container left when it last ended, or empty."""
     image_id: str
     created: str
+    is_lost: bool = False
+    """Whether it is to go and its node does not answer: what it does there nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """What the job controller says."""
+
+    name: str
+    """What the job does, as in `drain`."""
+    is_complete: bool
+    is_failed: bool
+    reason: str
+    """Why it failed, in the controller's words."""
+    started: str
+    ended: str
+    is_dry_run: bool
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will run for it."""
+        return self.is_complete or self.is_failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +86,8 @@ class DeploymentState:
     image: str
     is_observed: bool
     """Whether the controller has seen the present spec; until then its numbers are about the one before."""
+    recovery: str = ""
+    """What the worker had said of the journal when the shard was stopped for a recovery; empty when it was not."""
 
     @property
     def is_up(self) -> bool:
@@ -100,8 +125,9 @@ class Child:
     pod: PodState | None = None
     deployment: DeploymentState | None = None
     claim: ClaimState | None = None
+    job: JobState | None = None
     data: Mapping[str, str] = field(default_factory=dict)
-    """Of a ConfigMap: all of it. Of a Secret: nothing."""
+    """Of a ConfigMap: all of it. Of a ControllerRevision: its number and, as JSON, its data. Of a Secret: nothing."""
 
     @property
     def worker(self) -> str:
@@ -112,6 +138,11 @@ class Child:
     def shard(self) -> str:
         """Name of the shard it belongs to, or empty."""
         return self.labels.get(contract.LABEL_SHARD, "")
+
+    @property
+    def is_of_job(self) -> bool:
+        """Whether it is the pod of a job, and no worker's."""
+        return self.labels.get(contract.LABEL_SHORT_COMPONENT) == contract.COMPONENT_JOB
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +202,9 @@ class Cache:
         return [child for child in found if kind is None or child.kind == kind.kind]
 
     def pods(self) -> list[Child]:
-        """Every pod of every worker."""
-        return [child for child in self._children.values() if child.pod is not None and child.worker]
+        """Every pod of every worker; those of jobs are none."""
+        found = self._children.values()
+        return [child for child in found if child.pod is not None and child.worker and not child.is_of_job]
 
     def child_uids(self) -> set[str]:
         """The uid of everything that is not of our own kinds."""
@@ -341,8 +373,18 @@ def project(kind: Kind, body: Mapping[str, Any]) -> Child:
         pod=_pod(body) if kind == kinds.POD else None,
         deployment=_deployment(body) if kind == kinds.DEPLOYMENT else None,
         claim=_claim(body) if kind == kinds.CLAIM else None,
-        data=dict(body.get("data") or {}) if kind == kinds.CONFIG_MAP else {},
+        job=_job(body) if kind == kinds.JOB else None,
+        data=_data(kind, body),
     )
+
+
+def _data(kind: Kind, body: Mapping[str, Any]) -> dict[str, str]:
+    if kind == kinds.CONFIG_MAP:
+        return dict(body.get("data") or {})
+    if kind == kinds.REVISION:
+        # As text, a tenth of the size of the objects it stands for.
+        return {"data": json.dumps(body.get("data"), separators=(",", ":")), "revision": str(body.get("revision", 0))}
+    return {}
 
 
 def _owned_fields(metadata: Mapping[str, Any]) -> str:
@@ -361,7 +403,9 @@ def _pod(body: Mapping[str, Any]) -> PodState:
     status = body.get("status") or {}
     conditions = {entry["type"]: entry for entry in status.get("conditions") or ()}
     containers = status.get("containerStatuses") or ()
-    main: Mapping[str, Any] = next((entry for entry in containers if entry["name"] == contract.CONTAINER_NAME), {})
+    names = {contract.CONTAINER_NAME, contract.JOB_CONTAINER_NAME}
+    main: Mapping[str, Any] = next((entry for entry in containers if entry["name"] in names), {})
+    is_job = main.get("name") == contract.JOB_CONTAINER_NAME
     state, last = main.get("state") or {}, main.get("lastState") or {}
     scheduled = conditions.get("PodScheduled", {})
     waiting = state.get("waiting") or state.get("terminated") or {}
@@ -377,9 +421,36 @@ def _pod(body: Mapping[str, Any]) -> PodState:
         restarts=int(main.get("restartCount", 0)),
         reason=str(status.get("reason") or waiting.get("reason") or ""),
         message=str(status.get("message") or waiting.get("message") or "")[:512],
-        last_exit=str(ended.get("message") or ended.get("reason") or "")[:512],
+        # The report of a job is here whole; of a worker's last words the first will do.
+        last_exit=str(ended.get("message") or ended.get("reason") or "")[
+            : TERMINATION_LOG_BYTES_MAX if is_job else 512
+        ],
         image_id=str(main.get("imageID", "")),
         created=str(body["metadata"].get("creationTimestamp", "")),
+        is_lost="deletionTimestamp" in body["metadata"] and _is_cut_off(status, conditions),
+    )
+
+
+def _is_cut_off(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether it was its node's silence that had the pod deleted, by what the control plane wrote on the pod."""
+    disruption = conditions.get("DisruptionTarget", {})
+    by_taint = disruption.get("status") == "True" and disruption.get("reason") == "DeletionByTaintManager"
+    return bool(status.get("reason") == "NodeLost" or by_taint)
+
+
+def _job(body: Mapping[str, Any]) -> JobState:
+    status = body.get("status") or {}
+    conditions = {entry["type"]: entry for entry in status.get("conditions") or () if entry.get("status") == "True"}
+    ended = conditions.get("Complete") or conditions.get("Failed") or {}
+    arguments: list[str] = body["spec"]["template"]["spec"]["containers"][0].get("args") or []
+    return JobState(
+        name=next(iter(arguments[1:]), ""),
+        is_complete="Complete" in conditions,
+        is_failed="Failed" in conditions,
+        reason=str(ended.get("message") or ended.get("reason") or ""),
+        started=str(status.get("startTime", "")),
+        ended=str(ended.get("lastTransitionTime", "")),
+        is_dry_run=DRY_RUN in arguments,
     )
 
 
@@ -393,6 +464,7 @@ def _deployment(body: Mapping[str, Any]) -> DeploymentState:
         ready=min(int(status.get("readyReplicas", 0)), int(status.get("updatedReplicas", 0))),
         image=image,
         is_observed=int(status.get("observedGeneration", 0)) >= int(body["metadata"].get("generation", 0)),
+        recovery=(body["metadata"].get("annotations") or {}).get(contract.ANNOTATION_RECOVERY, ""),
     )
 
 

@@ -21,6 +21,10 @@ class LeaseLostError(OperatorError):
     """Another process leads, or the lease could not be renewed in time: this one must stop at once."""
 
 
+class CommandError(OperatorError):
+    """A worker did not do what it was told; the next look tells it again if that is still wanted."""
+
+
 class ApiError(OperatorError):
     """A request that the API server, or the way to it, did not answer with success."""
 

@@ -42,13 +42,16 @@ CLAIM: Final = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 SERVICE: Final = Kind("v1", "Service", "services")
 SECRET: Final = Kind("v1", "Secret", "secrets")
 CONFIG_MAP: Final = Kind("v1", "ConfigMap", "configmaps")
+BUDGET: Final = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
+REVISION: Final = Kind("apps/v1", "ControllerRevision", "controllerrevisions")
+JOB: Final = Kind("batch/v1", "Job", "jobs")
 POD: Final = Kind("v1", "Pod", "pods")
 EVENT: Final = Kind("v1", "Event", "events")
 LEASE: Final = Kind("coordination.k8s.io/v1", "Lease", "leases")
 
 OWNED: Final = (ECO_WORKER, WAL_SYNC)
 """Our own kinds, watched whole."""
-CHILDREN: Final = (DEPLOYMENT, CLAIM, SERVICE, SECRET, CONFIG_MAP, POD)
+CHILDREN: Final = (REVISION, DEPLOYMENT, CLAIM, SERVICE, BUDGET, SECRET, CONFIG_MAP, JOB, POD)
 """What the operator builds, or what comes of it; watched by the label `managed-by` only."""
 WATCHED: Final = OWNED + CHILDREN
 

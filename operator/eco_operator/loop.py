@@ -84,7 +84,7 @@ class Loop:
             timeout_s=settings.probe_timeout_s,
             concurrency=settings.probe_concurrency,
         )
-        self._actor = Actor(self.cluster, self.cache, settings.identity)
+        self._actor = Actor(self.cluster, self.cache, settings.identity, self.prober)
         self._policy = Policy(
             default_image=settings.default_worker_image,
             report_age_s=3 * settings.probe_interval_s + settings.probe_timeout_s,
@@ -103,7 +103,7 @@ class Loop:
     def _meet(self, child: Child) -> None:
         """A process that has started and has not reported yet need not wait for the next round."""
         pod, shard = child.pod, ShardKey(child.namespace, child.worker, child.shard)
-        if pod is None or not pod.process or not pod.ip:
+        if pod is None or not pod.process or not pod.ip or child.is_of_job:
             return
         last = self.prober.probe(shard)
         if (last.pod_uid, last.process) != (child.uid, pod.process):
@@ -322,7 +322,7 @@ class Loop:
         processes = {
             (child.uid, child.pod.process)
             for child in self.cache.children(shard.namespace, shard.worker, kinds.POD)
-            if child.shard == shard.shard and child.pod is not None and child.pod.process
+            if child.shard == shard.shard and child.pod is not None and child.pod.process and not child.is_of_job
         }
         if (probe.pod_uid, probe.process) in processes:
             return probe

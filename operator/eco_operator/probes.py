@@ -1,4 +1,4 @@
-"""The only module that talks to workers: it asks each for the report of its journal, round after round.
+"""The only module that talks to workers: it asks each for its report, round after round, and passes commands on.
 
 What it knows of a shard is the last report and how long ago that came; what it means is for others to judge. A report
 that says something new puts the EcoWorker's key on the queue; ages that merely grow do not.
@@ -15,7 +15,8 @@ import structlog
 from pydantic import ValidationError
 
 from eco_crds import contract
-from eco_crds.wal import WalReport
+from eco_crds.wal import JournalMode, WalReport
+from eco_operator.errors import CommandError
 from eco_operator.shards import Probe, ShardKey, Target
 
 logger = structlog.get_logger(__name__)
@@ -24,6 +25,11 @@ REPORT_BYTES_MAX: Final = 65_536
 AGE_STEP_S: Final = 10.0
 PAUSE_S_MIN: Final = 0.05
 HURRIED_TARGETS_MAX: Final = 64
+COMMAND_ANSWER_BYTES_MAX: Final = 1024
+COMMAND_TIMEOUT_S: Final = 15.0
+"""A worker that is fenced gives its running tasks ten seconds before it answers."""
+GRAVE: Final = frozenset({JournalMode.QUARANTINED, JournalMode.LOST})
+"""Modes that are acted upon when a second report says the same, so that one is worth a look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class _Memory:
     error: str = ""
     failures: int = 0
     attempts: int = 0
+    same_mode: int = 0
     fingerprint: object = None
 
 
@@ -144,6 +151,7 @@ class Prober:
             error=memory.error,
             failures=memory.failures,
             attempts=memory.attempts,
+            same_mode=memory.same_mode,
         )
 
     def statistics(self) -> ProberStatistics:
@@ -171,17 +179,39 @@ class Prober:
                 self.on_change(target.shard)
             return
         is_another = (memory.pod_uid, memory.process) != (target.pod_uid, target.process)
+        is_same = not is_another and memory.report is not None and memory.report.mode is report.mode
+        memory.same_mode = memory.same_mode + 1 if is_same else 1
         memory.report, memory.received_at = report, _now()
         memory.pod_uid, memory.process = target.pod_uid, target.process
         was_failing, memory.failures, memory.error = memory.failures > 0, 0, ""
         fingerprint = _fingerprint(report)
-        if was_failing or is_another or fingerprint != memory.fingerprint:
+        is_confirmed = memory.same_mode == 2 and report.mode in GRAVE
+        if was_failing or is_another or is_confirmed or fingerprint != memory.fingerprint:
             memory.fingerprint = fingerprint
             self.on_change(target.shard)
 
+    async def command(self, target: Target, name: str, *, token: str) -> None:
+        """Have a worker do one of the commands of its admin surface, and hear from it at once what came of that.
+
+        Raises `CommandError` with the worker's own words, or with the reason why there are none.
+        """
+        session = self._session
+        if session is None or session.closed:
+            raise CommandError(f"{name} {target.shard.shard}: not probing yet")
+        headers = {"Authorization": f"Bearer {token}"}
+        timeout = aiohttp.ClientTimeout(total=COMMAND_TIMEOUT_S)
+        url = f"http://{_host(target)}:{self.port}/wal/{name}"
+        try:
+            async with session.post(url, headers=headers, timeout=timeout, allow_redirects=False) as answer:
+                said = (await answer.content.read(COMMAND_ANSWER_BYTES_MAX)).decode(errors="replace")
+                if answer.status != 200:
+                    raise CommandError(f"{name} {target.shard.shard}: HTTP {answer.status} {said}")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise CommandError(f"{name} {target.shard.shard}: {_why(error)}") from None
+        await self._ask(session, target)
+
     async def _fetch(self, session: aiohttp.ClientSession, target: Target) -> WalReport:
-        host = f"[{target.ip}]" if ":" in target.ip else target.ip
-        async with session.get(f"http://{host}:{self.port}/wal", allow_redirects=False) as answer:
+        async with session.get(f"http://{_host(target)}:{self.port}/wal", allow_redirects=False) as answer:
             if answer.status != 200:
                 raise ValueError(f"HTTP {answer.status}")
             content = await answer.content.read(REPORT_BYTES_MAX + 1)
@@ -214,6 +244,10 @@ def _fingerprint(report: WalReport) -> object:
     percent = report.volume.used_bytes * 100 // max(1, report.volume.total_bytes)
     changing = {"ages": True, "volume": True, "last_sync_s": True}
     return stepped, percent, report.model_dump_json(exclude=changing)
+
+
+def _host(target: Target) -> str:
+    return f"[{target.ip}]" if ":" in target.ip else target.ip
 
 
 def _why(error: BaseException) -> str:

@@ -42,3 +42,5 @@ class Probe:
     failures: int
     """Attempts in a row that brought nothing."""
     attempts: int
+    same_mode: int = 0
+    """Reports in a row, of this process, in which the journal was in the same mode."""

@@ -91,14 +91,15 @@ def test_rights_are_those_of_the_kinds_that_the_operator_watches_and_writes(rend
     expected |= {(kind.group, f"{kind.plural}/status", "patch") for kind in kinds.OWNED}
     built = [kind for kind in kinds.CHILDREN if kind is not kinds.POD]
     expected |= {(kind.group, kind.plural, verb) for kind in built for verb in ("create", "patch")}
-    expected |= {(kind.group, kind.plural, "delete") for kind in (kinds.DEPLOYMENT, kinds.CONFIG_MAP)}
+    removed = (kinds.DEPLOYMENT, kinds.CONFIG_MAP, kinds.REVISION, kinds.JOB, kinds.CLAIM)
+    expected |= {(kind.group, kind.plural, "delete") for kind in removed}
     expected |= {(kinds.EVENT.group, kinds.EVENT.plural, "create")}
     assert set(grants(role["rules"])) == expected
 
 
-def test_nothing_may_delete_a_claim_or_use_a_wildcard() -> None:
+def test_without_the_right_nothing_may_delete_a_claim_and_nothing_ever_uses_a_wildcard() -> None:
     for arguments in ((), NAMESPACED):
-        manifests = render("eco-operator", *arguments)
+        manifests = render("eco-operator", *arguments, "--set", "rbac.deleteClaims=false")
         for role in by_kind(manifests, "ClusterRole") + by_kind(manifests, "Role"):
             found = set(grants(role["rules"]))
             assert ("", "persistentvolumeclaims", "delete") not in found

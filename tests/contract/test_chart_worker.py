@@ -175,8 +175,9 @@ def test_the_readme_names_each_difference_that_the_comparison_allows() -> None:
     readme = (CHART / "README.md").read_text()
     allowed = [path.removeprefix("metadata.annotations.") for _, path in parity.ALLOWED]
     assert [path for path in allowed if f"annotation `{path}`" not in readme] == []
-    assert list(parity.NOT_RENDERED) == ["Secret"]
-    assert "| admin token | not rendered |" in readme
+    assert list(parity.NOT_RENDERED) == ["Secret", "Job", "ControllerRevision"]
+    for what in ("admin token", "jobs on a volume", "revisions"):
+        assert f"| {what} | not rendered |" in readme
 
 
 def test_no_tool_that_installs_the_chart_removes_a_claim(storage: list[Manifest]) -> None:
@@ -193,7 +194,7 @@ def test_a_release_may_hold_one_shard_or_only_what_all_share() -> None:
     }
     assert by_kind(one, "Deployment")[0]["spec"]["replicas"] == 0
     shared = render("eco-worker", *STORAGE, "--set-json", "shards=[]")
-    assert {it["kind"] for it in shared} == {"Service", "ConfigMap"}
+    assert {it["kind"] for it in shared} == {"Service", "PodDisruptionBudget", "ConfigMap"}
 
 
 def test_the_secret_of_the_admin_api_may_have_another_name() -> None:

@@ -8,11 +8,15 @@ import pytest
 
 from eco_crds.conditions import TABLE, ConditionType, Entry
 from eco_crds.ecoworker_status import WalState
+from eco_operator.reconcile.recovery import Stage
+from eco_operator.reconcile.scale_in import Hold
 from eco_operator.reconcile.walsync import State
 
 RECONCILE = Path(__file__).parents[2] / "operator" / "eco_operator" / "reconcile"
 STATUS = {"_TRUE": "True", "_FALSE": "False", "_UNKNOWN": "Unknown"}
-KINDS = {"ecoworker_status.py": "EcoWorker", "walsync.py": "WalSync"}
+KINDS = {"ecoworker_status.py": "EcoWorker", "life_status.py": "EcoWorker", "walsync.py": "WalSync"}
+# Reasons that the code computes, by condition: each of these has to be in the table.
+COMPUTED = {ConditionType.RECOVERED: Stage, ConditionType.SCALE_IN_BLOCKED: Hold, ConditionType.WAL_HEALTHY: WalState}
 
 
 def findings(module: str) -> Iterator[tuple[str, set[str], set[str]]]:
@@ -47,10 +51,18 @@ def test_every_state_of_a_sync_is_a_verdict_in_the_table() -> None:
         assert {state.value for state in expected} <= known
 
 
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_every_reason_that_is_computed_is_in_the_table(kind: ConditionType) -> None:
+    known = {it.reason for it in TABLE if it.kind == "EcoWorker" and it.type is kind}
+    assert {state.value for state in COMPUTED[kind] if state.value} <= known
+
+
 @pytest.mark.parametrize("entry", TABLE, ids=lambda it: f"{it.kind}-{it.type}-{it.status}-{it.reason}")
 def test_every_verdict_of_the_table_is_one_that_the_code_can_give(entry: Entry) -> None:
     """A reason in the documents that nothing ever reports would send a reader looking for it."""
-    module = next(name for name, kind in KINDS.items() if kind == entry.kind)
-    computed = {state.value for state in (WalState if entry.kind == "EcoWorker" else State)}
-    assert entry.reason in strings(module) | computed
-    assert entry.type in {kind for kind, _, _ in findings(module)}
+    modules = [name for name, kind in KINDS.items() if kind == entry.kind]
+    computed = {state.value for state in State} if entry.kind == "WalSync" else set()
+    if entry.kind == "EcoWorker" and entry.type in COMPUTED:
+        computed = {state.value for state in COMPUTED[entry.type]}
+    assert entry.reason in computed | {text for module in modules for text in strings(module)}
+    assert entry.type in {kind for module in modules for kind, _, _ in findings(module)}

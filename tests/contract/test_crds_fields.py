@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from eco_crds.ecoworker import EcoWorker
-from eco_crds.ecoworker_status import EcoWorkerStatus, EcoWorkerSummary, ShardStatus
+from eco_crds.ecoworker_status import EcoWorkerStatus, EcoWorkerSummary, RecoveryResult, ShardStatus
 from eco_crds.fields import OwnerMetadata
 from eco_crds.schema import KINDS, structural_schema
 from eco_crds.wal import SyncSettings
@@ -23,7 +23,14 @@ OPERATOR = Path(__file__).parents[2] / "operator" / "eco_operator" / "reconcile"
 SOURCE = "\n".join(path.read_text() for path in sorted(OPERATOR.glob("*.py")))
 
 # Read by the operator's own decisions, not by an object it builds.
-DECIDED_ON = {"spec.replicas", "spec.wal.stallAfterSeconds", "spec.wal.maxLagSeconds", "spec.databases[0].name"}
+DECIDED_ON = {
+    "spec.replicas",
+    "spec.drainDeadlineSeconds",
+    "spec.recovery.mode",
+    "spec.wal.stallAfterSeconds",
+    "spec.wal.maxLagSeconds",
+    "spec.databases[0].name",
+}
 # The one value there is so far.
 SINGLE = {"spec.role"}
 
@@ -42,7 +49,13 @@ def leaves(value: Any, path: str) -> Iterator[tuple[str, list[str | int], Any]]:
     yield from walk(value, [], path)
 
 
-SWAPS = {"ReadWriteOnce": "ReadWriteOncePod", "Always": "Never", "q.batch": "q.ai", "q.api": "q.sched"}
+SWAPS = {
+    "Delete": "Retain",
+    "ReadWriteOnce": "ReadWriteOncePod",
+    "Always": "Never",
+    "q.batch": "q.ai",
+    "q.api": "q.sched",
+}
 SWAPS |= {"Equal": "Exists", "Exists": "Equal", "NoSchedule": "NoExecute", "NoExecute": "NoSchedule"}
 
 
@@ -133,7 +146,7 @@ def test_the_selector_of_a_walsync_selects() -> None:
 
 
 STATUSES: list[type[BaseModel]] = [
-    EcoWorkerStatus, EcoWorkerSummary, ShardStatus, WalSyncStatus, WalSyncSummary, SyncedWorkerStatus,
+    EcoWorkerStatus, EcoWorkerSummary, ShardStatus, RecoveryResult, WalSyncStatus, WalSyncSummary, SyncedWorkerStatus,
 ]  # fmt: skip
 
 

@@ -1,21 +1,25 @@
-"""Stand-ins for what a bare API server lacks: deployment controller, kubelet, garbage collector and workers.
+"""Stand-ins for what a bare API server lacks: controllers of deployments, jobs and volumes, kubelet, garbage collector.
 
 Each shard's pod gets a loopback address of its own, and there a small HTTP server that answers `GET /wal` as a worker
-would, with a report that the test may change. Everything else between the operator and the API server is real.
+would, with a report that the test may change, and obeys commands that come with the right token. Jobs end as the test
+says. Everything else between the operator and the API server is real.
 """
 
 import asyncio
+import base64
 import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from aiohttp import web
 
 from eco_crds import contract
-from eco_crds.wal import JournalMode, WalReport, WalVolume
+from eco_crds.jobs import JobName, JobReport
+from eco_crds.wal import JournalMode, WalCounts, WalReport, WalVolume
 from eco_operator import errors, kinds
 from eco_operator.cluster import Cluster
 
@@ -30,14 +34,19 @@ class Worker:
     shard: str
     ip: str
     report: WalReport
+    token: str = ""
     is_silent: bool = False
+    is_busy: bool = False
+    """Keeps its tasks when it is told to drain."""
     asked: int = 0
+    told: list[str] = field(default_factory=list)
     runner: web.AppRunner | None = None
 
     async def start(self) -> None:
         """Answer at port 9464 of its own address."""
         server = web.Application()
         server.router.add_get("/wal", self._answer)
+        server.router.add_post("/wal/{command}", self._obey)
         self.runner = web.AppRunner(server, access_log=None, shutdown_timeout=0.1)
         await self.runner.setup()
         await web.TCPSite(self.runner, self.ip, contract.ADMIN_PORT).start()
@@ -50,6 +59,25 @@ class Worker:
     def says(self, **changes: Any) -> None:
         """Change the report."""
         self.report = self.report.model_copy(update=changes)
+
+    async def _obey(self, request: web.Request) -> web.Response:
+        if self.is_silent:
+            return web.Response(status=503)
+        if request.headers.get("Authorization") != f"Bearer {self.token}":
+            return web.Response(status=401)
+        command = request.match_info["command"]
+        self.told.append(command)
+        match command:
+            case "drain":
+                counts = self.report.counts if self.is_busy else WalCounts(unsynced=self.report.counts.unsynced)
+                self.says(mode=JournalMode.DRAINING, counts=counts)
+            case "fence":
+                self.says(mode=JournalMode.FENCED)
+            case "resume":
+                self.says(mode=JournalMode.NORMAL)
+            case "sync":
+                self.says(counts=self.report.counts.model_copy(update={"unsynced": 0}))
+        return web.json_response({})
 
     async def _answer(self, _: web.Request) -> web.Response:
         self.asked += 1
@@ -66,24 +94,34 @@ class Fleet:
     namespace: str
     workers: dict[str, Worker] = field(default_factory=dict)
     pulls_images: bool = True
+    job_reports: dict[str, JobReport] = field(default_factory=dict)
+    """How the job of that name ends; one that is not here ends well and leaves an empty journal."""
+    holds_jobs: bool = False
+    """Jobs run and do not end."""
+    jobs_run: list[str] = field(default_factory=list)
     last_error: str = ""
 
     async def step(self) -> None:
         """Bring pods and statuses in line with the Deployments, and remove what lost its owner."""
         living = {item["metadata"]["uid"] for item in await self._all(kinds.ECO_WORKER)}
-        for kind in (kinds.DEPLOYMENT, kinds.SERVICE, kinds.SECRET, kinds.CONFIG_MAP):
+        for kind in (kinds.DEPLOYMENT, kinds.SERVICE, kinds.SECRET, kinds.CONFIG_MAP, kinds.BUDGET, kinds.REVISION):
             for item in await self._all(kind):
                 owners = [owner["uid"] for owner in item["metadata"].get("ownerReferences", ())]
                 if owners and not living.intersection(owners):
                     await self.cluster.delete(
                         kind, self.namespace, item["metadata"]["name"], uid=item["metadata"]["uid"]
                     )
+        everything = await self._all(kinds.POD)
+        job_pods = [item for item in everything if _component(item) == contract.COMPONENT_JOB]
+        pods = {item["metadata"]["labels"][contract.LABEL_SHARD]: item for item in everything if item not in job_pods}
+        await self._keep_claims({item["metadata"]["labels"][contract.LABEL_SHARD] for item in everything})
+        await self._work_off_jobs(job_pods)
         deployments = {item["metadata"]["name"]: item for item in await self._all(kinds.DEPLOYMENT)}
-        pods = {item["metadata"]["labels"][contract.LABEL_SHARD]: item for item in await self._all(kinds.POD)}
-        for name in set(pods) - set(deployments):
+        running = {name for name, deployment in deployments.items() if deployment["spec"]["replicas"]}
+        for name in set(pods) - running:
             await self._remove(name, pods[name])
         for name, deployment in deployments.items():
-            if name not in pods and deployment["spec"]["replicas"]:
+            if name not in pods and name in running:
                 await self._run(name, deployment)
             await self._report(deployment, ready=int(self.pulls_images and name in self.workers))
 
@@ -96,6 +134,79 @@ class Fleet:
                 # Between two requests anything may have changed; the next step sees it.
                 self.last_error = str(error)
             await asyncio.sleep(POLL_S)
+
+    async def _keep_claims(self, in_use: set[str]) -> None:
+        """Bind each claim, and let one go that is to go once no pod has it: the server's own protection holds it."""
+        for claim in await self._all(kinds.CLAIM):
+            metadata = claim["metadata"]
+            if "deletionTimestamp" in metadata:
+                if metadata["labels"][contract.LABEL_SHARD] not in in_use:
+                    path = kinds.CLAIM.path(self.namespace, metadata["name"])
+                    free = {**claim, "metadata": {**metadata, "finalizers": []}}
+                    await self.cluster._request("replace", kinds.CLAIM, path, body=free)
+            elif (claim.get("status") or {}).get("phase") != "Bound":
+                path = kinds.CLAIM.path(self.namespace, metadata["name"], "status")
+                await self.cluster._request("replace", kinds.CLAIM, path, body={**claim, "status": {"phase": "Bound"}})
+
+    async def _work_off_jobs(self, pods: list[dict[str, Any]]) -> None:
+        """Make a pod for each job, let it end, and remove the pods of jobs that are gone."""
+        jobs = {item["metadata"]["uid"]: item for item in await self._all(kinds.JOB)}
+        seen = set()
+        for pod in pods:
+            owner = pod["metadata"]["ownerReferences"][0]["uid"]
+            seen.add(owner)
+            if owner not in jobs:
+                metadata = pod["metadata"]
+                await self.cluster.delete(kinds.POD, self.namespace, metadata["name"], uid=metadata["uid"])
+            elif not self.holds_jobs and pod["status"]["phase"] == "Running":
+                await self._end_job(jobs[owner], pod)
+        for uid in set(jobs) - seen:
+            await self._start_job(jobs[uid])
+
+    async def _start_job(self, job: dict[str, Any]) -> None:
+        metadata = job["metadata"]
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
+        body = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": f"{metadata['name']}-{next(_addresses)}",
+                "namespace": self.namespace,
+                "labels": job["spec"]["template"]["metadata"]["labels"],
+                "ownerReferences": [owner],
+            },
+            "spec": {
+                "containers": [{"name": contract.JOB_CONTAINER_NAME, "image": "none"}],
+                "nodeName": "nowhere",
+                "restartPolicy": "Never",
+                "terminationGracePeriodSeconds": 0,
+                "automountServiceAccountToken": False,
+            },
+        }
+        pod = await self.cluster._request("create", kinds.POD, kinds.POD.path(self.namespace), body=body)
+        self.jobs_run.append(metadata["name"])
+        container = {**_container({"running": {}}), "name": contract.JOB_CONTAINER_NAME}
+        await self._set_pod(pod, {"phase": "Running", "containerStatuses": [container]})
+
+    async def _end_job(self, job: dict[str, Any], pod: dict[str, Any]) -> None:
+        name = job["metadata"]["name"]
+        shard = job["metadata"]["labels"][contract.LABEL_SHARD]
+        usual = JobReport(
+            job=JobName(name.rpartition("-")[2]), shard=shard, succeeded=True, empty=True, journal_uuid=f"uuid-{shard}"
+        )
+        report = self.job_reports.get(name, usual)
+        ended = {"exitCode": int(not report.succeeded), "reason": "Ended", "message": report.model_dump_json()}
+        container = {**_container({"terminated": ended}), "name": contract.JOB_CONTAINER_NAME, "ready": False}
+        await self._set_pod(
+            pod, {"phase": "Succeeded" if report.succeeded else "Failed", "containerStatuses": [container]}
+        )
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        names = ("SuccessCriteriaMet", "Complete") if report.succeeded else ("FailureTarget", "Failed")
+        conditions = [{"type": it, "status": "True", "reason": "Ended", "lastTransitionTime": now} for it in names]
+        status: dict[str, Any] = {"startTime": now, "conditions": conditions}
+        status |= {"succeeded": 1, "completionTime": now} if report.succeeded else {"failed": 1}
+        path = kinds.JOB.path(self.namespace, name, "status")
+        await self.cluster._request("replace", kinds.JOB, path, body={**job, "status": status})
 
     async def _run(self, name: str, deployment: dict[str, Any]) -> None:
         labels = {**deployment["spec"]["template"]["metadata"]["labels"]}
@@ -117,6 +228,9 @@ class Fleet:
         if worker is None:
             worker = Worker(name, ip, WalReport(shard=name, journal_uuid=f"uuid-{name}", mode=JournalMode.NORMAL))
             worker.says(volume=WalVolume(total_bytes=100, used_bytes=10), incarnation=f"boot:{number}", consuming=True)
+            secret = contract.token_secret_name(name.rpartition("-")[0])
+            found = await self.cluster.get(kinds.SECRET, self.namespace, secret)
+            worker.token = base64.b64decode(found["data"][contract.TOKEN_KEY]).decode()
             await worker.start()
             self.workers[name] = worker
         status = {
@@ -169,6 +283,10 @@ async def fleet(cluster: Cluster, namespace: str) -> AsyncIterator[Fleet]:
             await running
         for worker in made.workers.values():
             await worker.stop()
+
+
+def _component(item: dict[str, Any]) -> str:
+    return str(item["metadata"]["labels"].get(contract.LABEL_SHORT_COMPONENT, ""))
 
 
 def _container(state: dict[str, Any]) -> dict[str, Any]:

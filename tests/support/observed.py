@@ -12,24 +12,33 @@ from typing import Any
 
 from eco_crds import contract
 from eco_crds.ecoworker_status import EcoWorkerStatus
+from eco_crds.jobs import JobReport
 from eco_crds.wal import JournalMode, WalReport, WalVolume
 from eco_operator import kinds
 from eco_operator.cache import Cache, Key
 from eco_operator.reconcile import ecoworker, ecoworker_status
 from eco_operator.reconcile.observation import Observation, Policy, observe
-from eco_operator.reconcile.plan import Announce, Apply, Delete, MarkClaim, Outcome, Plan
+from eco_operator.reconcile.plan import Announce, Apply, Command, Delete, MarkClaim, Outcome, Plan
 from eco_operator.shards import Probe, ShardKey
 from tests.support.cases import merge, valid
 
 POLICY = Policy(default_image="registry.example/worker:1", report_age_s=17.0, status_interval_s=30.0)
 NAMESPACE = "shop"
 KEY = Key(kinds.ECO_WORKER.kind, NAMESPACE, "storage")
+MARKS = (contract.ANNOTATION_ORPHANED, contract.ANNOTATION_SCALED_IN, contract.ANNOTATION_LEFT)
 SILENT = Probe(report=None, age_s=None, pod_uid="", process="", error="", failures=0, attempts=0)
 
 
 def fields_of(value: Any) -> dict[str, Any]:
     """The `fieldsV1` set of an applied object, lists being atomic but for those of named items and of uids."""
     return {f"f:{name}": _below(below) for name, below in value.items()}
+
+
+def _annotations_of(body: dict[str, Any]) -> set[str]:
+    """Annotations of an object that an earlier apply brought."""
+    entries = body.get("metadata", {}).get("managedFields") or [{"fieldsV1": {}}]
+    owned = entries[0]["fieldsV1"].get("f:metadata", {}).get("f:annotations", {})
+    return {name.removeprefix("f:") for name in owned}
 
 
 def _below(value: Any) -> dict[str, Any]:
@@ -52,6 +61,7 @@ class InMemory:
     policy: Policy = POLICY
     is_settling: bool = False
     told: list[Announce] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
     bodies: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _version: Any = field(default_factory=lambda: itertools.count(1))
 
@@ -101,21 +111,20 @@ class InMemory:
         """Do it; returns what was done."""
         plan = self.plan()
         for step in plan.steps:
+            told = step if isinstance(step, Announce) else step.announce
             match step:
                 case Apply():
                     self._apply(step)
-                    if step.announce is not None:
-                        self.told.append(step.announce)
                 case Delete():
                     self.remove(kinds.BY_NAME[step.child.kind], step.child.name)
-                    if step.announce is not None:
-                        self.told.append(step.announce)
                 case MarkClaim():
                     body = copy.deepcopy(self.bodies[(kinds.CLAIM.kind, step.claim.name)])
-                    marks = {contract.ANNOTATION_ORPHANED: step.since or None}
-                    self.put(kinds.CLAIM, merge(body, {"metadata": {"annotations": marks}}))
-                case Announce():
-                    self.told.append(step)
+                    marks: dict[str, str | None] = dict.fromkeys(MARKS)
+                    self.put(kinds.CLAIM, merge(body, {"metadata": {"annotations": {**marks, **step.marks}}}))
+                case Command():
+                    self.commands.append(step.about)
+            if told is not None:
+                self.told.append(told)
         return plan
 
     def settle(self, rounds_max: int = 5) -> int:
@@ -153,10 +162,71 @@ class InMemory:
         deployment = self.bodies[(kinds.DEPLOYMENT.kind, name)]
         status = {"readyReplicas": 1, "updatedReplicas": 1, "observedGeneration": 1}
         self.put(kinds.DEPLOYMENT, merge(deployment, {"status": status}))
+        claim = self.bodies[(kinds.CLAIM.kind, f"wal-{name}")]
+        self.put(kinds.CLAIM, merge(claim, {"status": {"phase": "Bound"}}))
         self.report(name, **report)
 
-    def report(self, name: str, **changes: Any) -> None:
-        """A fresh answer to the probe."""
+    def stop_shard(self, name: str) -> None:
+        """Its pod object is gone, as after its Deployment was deleted or went to none."""
+        self.remove(kinds.POD, f"{name}-pod")
+
+    def cut_off(self, name: str) -> None:
+        """Its node has been silent for so long that the pod is to go, and nobody there does it."""
+        pod = self.bodies[(kinds.POD.kind, f"{name}-pod")]
+        lost = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
+        going = {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"conditions": [lost]}}
+        self.put(kinds.POD, merge(pod, going))
+        self.probes.pop(name, None)
+
+    def annotate(self, **annotations: str | None) -> None:
+        """Put annotations of ours on the EcoWorker, or take them off; an underscore stands for a dash."""
+        named = {f"{contract.GROUP}/{name.replace('_', '-')}": value for name, value in annotations.items()}
+        worker = self.bodies[(kinds.ECO_WORKER.kind, KEY.name)]
+        self.put(kinds.ECO_WORKER, merge(worker, {"metadata": {"annotations": named}}))
+
+    def start_job(self, name: str) -> None:
+        """The job controller has made a pod, and it runs."""
+        job = self.bodies[(kinds.JOB.kind, name)]
+        pod = {
+            "metadata": {
+                "name": f"{name}-pod",
+                "labels": job["spec"]["template"]["metadata"]["labels"],
+                "ownerReferences": [{"uid": job["metadata"]["uid"]}],
+            },
+            "spec": {"nodeName": "n1"},
+            "status": {
+                "phase": "Running",
+                "podIP": "10.0.0.9",
+                "containerStatuses": [{"name": contract.JOB_CONTAINER_NAME, "state": {"running": {}}}],
+            },
+        }
+        self.put(kinds.POD, pod)
+
+    def end_job(self, name: str, report: JobReport | None, *, words: str = "") -> None:
+        """It has ended, with a report or other last words in its pod."""
+        self.start_job(name)
+        said = {"terminated": {"message": report.model_dump_json() if report is not None else words}}
+        container = {"name": contract.JOB_CONTAINER_NAME, "state": said}
+        pod = self.bodies[(kinds.POD.kind, f"{name}-pod")]
+        self.put(kinds.POD, {**pod, "status": {"phase": "Succeeded", "containerStatuses": [container]}})
+        succeeded = report is not None and report.succeeded
+        condition = {
+            "type": "Complete" if succeeded else "Failed",
+            "status": "True",
+            "message": "" if succeeded else "BackoffLimitExceeded",
+            "lastTransitionTime": self.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        job = self.bodies[(kinds.JOB.kind, name)]
+        self.put(kinds.JOB, {**job, "status": {"conditions": [condition]}})
+
+    def forget_job(self, name: str) -> None:
+        """Job and pod are gone."""
+        for kind, gone in ((kinds.JOB, name), (kinds.POD, f"{name}-pod")):
+            if (kind.kind, gone) in self.bodies:
+                self.remove(kind, gone)
+
+    def report(self, name: str, *, times: int = 1, **changes: Any) -> None:
+        """A fresh answer to the probe, the last of so many in which the journal was in the same mode."""
         base = WalReport(
             shard=name,
             journal_uuid=f"uuid-{name}",
@@ -173,6 +243,7 @@ class InMemory:
             error="",
             failures=0,
             attempts=1,
+            same_mode=times,
         )
 
     def ready(self, replicas: int = 2, **changes: Any) -> None:
@@ -196,7 +267,10 @@ class InMemory:
         owned = fields_of({key: value for key, value in desired.items() if key not in {"apiVersion", "kind"}})
         kind = kinds.BY_NAME[desired["kind"]]
         known = self.bodies.get((kind.kind, desired["metadata"]["name"]), {})
+        gone = dict.fromkeys(_annotations_of(known) - set(desired["metadata"].get("annotations", {})))
         body = merge(known, desired)
+        # An annotation that is applied no more goes; of the other fields none of ours is ever left out.
+        body = merge(body, {"metadata": {"annotations": gone}})
         body["metadata"]["managedFields"] = [
             {"manager": contract.FIELD_MANAGER, "operation": "Apply", "fieldsV1": owned},
         ]

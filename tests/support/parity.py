@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from eco_crds.ecoworker import EcoWorker
 from eco_crds.wal import SyncSettings
-from eco_operator.resources import claim, deployment, service, shard_config, sync_config
+from eco_operator.resources import budget, claim, deployment, service, shard_config, sync_config
 from tests.support.charts import CHARTS, Manifest, run
 from tests.support.specs import Document, eco_workers, shard_states
 
@@ -33,7 +33,11 @@ ALLOWED: Final = {
     ),
 }
 # Objects of the operator that the chart does not render, and why.
-NOT_RENDERED: Final = {"Secret": "its token is random; a chart that renders twice the same has no place for it"}
+NOT_RENDERED: Final = {
+    "Secret": "its token is random; a chart that renders twice the same has no place for it",
+    "Job": "made when a volume needs it, and gone afterwards",
+    "ControllerRevision": "the operator's memory; a release has its own",
+}
 
 
 class _Loader(yaml.CSafeLoader):
@@ -74,7 +78,7 @@ class Case:
     def expected(self) -> list[Manifest]:
         """What the operator would apply."""
         model = self._model
-        built = [service.build(model)]
+        built = [service.build(model), budget.build(model)]
         if self.sync:
             target = SyncSettings(target=model.spec.databases[0].name, interval_s=60)
             built.append(sync_config.build(model, settings=target))

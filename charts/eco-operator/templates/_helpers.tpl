@@ -38,7 +38,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/*
 What the operator does in a namespace it serves. Server-side apply of an object that may not be there yet takes create
-and patch. Nothing may delete a claim: a journal is never thrown away by this role.
+and patch. A claim is deleted only where `wal.reclaimPolicy: Delete` asks for it and a job has found its journal empty;
+without the right (`rbac.deleteClaims: false`) such claims are kept and an event says so.
 */}}
 {{- define "eco-operator.rules" -}}
 - apiGroups: [eco.growbin.app]
@@ -48,14 +49,25 @@ and patch. Nothing may delete a claim: a journal is never thrown away by this ro
   resources: [ecoworkers/status, walsyncs/status]
   verbs: [patch]
 - apiGroups: [apps]
-  resources: [deployments]
+  resources: [controllerrevisions, deployments]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [persistentvolumeclaims, secrets, services]
   verbs: [get, list, watch, create, patch]
+{{- if .Values.rbac.deleteClaims }}
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [delete]
+{{- end }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]

@@ -51,5 +51,6 @@ JSON: references and addresses, no variable of the user's, since a value could b
 {{- end -}}
 {{- $_ := set $kept "databases" $databases -}}
 {{- end -}}
+{{- $_ := set $kept "wal" (dict "reclaimPolicy" $spec.wal.reclaimPolicy) -}}
 {{- toRawJson $kept -}}
 {{- end -}}

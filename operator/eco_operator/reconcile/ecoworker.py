@@ -6,18 +6,29 @@ the same: an object on its way out, or one of an EcoWorker of the same name befo
 """
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, Final
 
 from eco_crds import contract
 from eco_crds.ecoworker import EcoWorker
-from eco_crds.ecoworker_status import UNKNOWN
 from eco_crds.wal import JournalMode
 from eco_operator import kinds
 from eco_operator.cache import Child
+from eco_operator.reconcile import (
+    kept_claims,
+    orphans,
+    recovery,
+    revision,
+    scale_in,
+    standstill,
+    target,
+    volume_jobs,
+)
 from eco_operator.reconcile.observation import Observation, Shard
 from eco_operator.reconcile.ownership import drift
 from eco_operator.reconcile.plan import Announce, Apply, Delete, EventType, MarkClaim, ObjectRef, Plan, Step
-from eco_operator.resources import claim, deployment, service, shard_config, sync_config, token_secret
+from eco_operator.reconcile.revision import Revision, resolved_image
+from eco_operator.resources import budget, claim, service, shard_config, sync_config, token_secret
 
 LOOK_AGAIN_AT_LEAVING_S: Final = 5.0
 
@@ -25,29 +36,19 @@ LOOK_AGAIN_AT_LEAVING_S: Final = 5.0
 def decide(seen: Observation) -> Plan:
     """The steps that bring the EcoWorker nearer to what is wanted; none when it is there."""
     if seen.owned is None:
-        return Plan(tuple(_keep_claims(seen)))
+        return orphans.decide(seen, about(seen))
     if seen.owned.is_deleting or seen.worker is None or seen.worker.paused:
         return Plan()
     image = resolved_image(seen)
     if not image:
         return Plan()
-    steps = tuple(_wanted(seen, seen.worker, image)) + tuple(_unwanted(seen))
-    is_waiting = any(_leaves(child, seen) for child in seen.children if child.kind != kinds.POD.kind)
-    return Plan(steps, LOOK_AGAIN_AT_LEAVING_S if is_waiting else None)
-
-
-def resolved_image(seen: Observation) -> str:
-    """The image to run: the spec's, else the default that was resolved for this generation, else the default now.
-
-    A default stays as it was resolved until the spec changes, so that a newer operator restarts nothing.
-    """
-    if seen.worker is None or seen.owned is None:
-        return ""
-    if seen.worker.spec.image:
-        return seen.worker.spec.image
-    if seen.previous.observed_generation == seen.owned.generation and seen.previous.image:
-        return seen.previous.image
-    return seen.policy.default_image
+    current = revision.wanted(seen, seen.worker, image)
+    steps = (
+        *_wanted(seen, seen.worker, current),
+        *recovery.decide(seen, seen.worker, image, about(seen)),
+        *_leaving(seen, seen.worker, current),
+    )
+    return Plan(steps, _next_look_s(seen, seen.worker))
 
 
 def about(seen: Observation) -> ObjectRef:
@@ -58,104 +59,140 @@ def about(seen: Observation) -> ObjectRef:
     return ObjectRef(contract.API_VERSION, kinds.ECO_WORKER.kind, seen.key.namespace, seen.key.name, uid)
 
 
-def _wanted(seen: Observation, worker: EcoWorker, image: str) -> Iterator[Step]:
+def _wanted(seen: Observation, worker: EcoWorker, current: Revision) -> Iterator[Step]:
     name = worker.metadata.name
     yield from _apply(seen, kinds.SECRET, token_secret.build(worker, token=""))
     yield from _apply(seen, kinds.SERVICE, service.build(worker))
+    yield from _apply(seen, kinds.BUDGET, budget.build(worker))
     if seen.sync is not None:
         yield from _apply(seen, kinds.CONFIG_MAP, sync_config.build(worker, settings=seen.sync.spec.settings()))
     elif (settings := seen.child(kinds.CONFIG_MAP, contract.sync_config_name(name))) and not settings.is_deleting:
         yield Delete(settings, "no WalSync selects the EcoWorker", _tell(seen, "SyncStopped", "No WalSync selects it."))
-    may_roll = _next_to_roll(seen, worker, image)
+    yield from revision.decide(seen, worker, current)
+    may_roll = _next_to_roll(seen, worker, current)
     for shard in seen.shards[: worker.spec.replicas]:
-        yield from _wanted_shard(seen, worker, shard, image, may_roll=may_roll)
+        yield from _wanted_shard(seen, worker, shard, current, may_roll=may_roll)
+        yield from standstill.decide(seen, worker, shard, current.image, about(seen))
 
 
 def _wanted_shard(
-    seen: Observation, worker: EcoWorker, shard: Shard, image: str, *, may_roll: frozenset[int]
+    seen: Observation, worker: EcoWorker, shard: Shard, current: Revision, *, may_roll: frozenset[int]
 ) -> Iterator[Step]:
     uuid = shard.known_uuid or _reported_uuid(shard)
     present = shard.claim.claim.requested if shard.claim is not None and shard.claim.claim is not None else None
-    wanted = claim.build(worker, shard.index, image=image, journal_uuid=uuid, present_size=present)
+    wanted = claim.build(worker, shard.index, image=current.image, journal_uuid=uuid, present_size=present)
     yield from _apply(seen, kinds.CLAIM, _with_immutable(wanted, shard.claim))
     if shard.claim is not None and shard.claim.claim is not None and not shard.claim.is_deleting:
-        if shard.claim.claim.annotations.get(contract.ANNOTATION_ORPHANED):
-            yield MarkClaim(shard.claim, "", "its EcoWorker is back")
+        if kept_claims.marks(shard.claim):
+            yield MarkClaim(shard.claim, {}, "its shard is wanted again")
         if shard.claim.labels.get(contract.LABEL_WORKER_UID) != worker.metadata.uid:
             yield _tell(seen, "ClaimAdopted", f"Goes on with the journal on claim {shard.claim.name}.")
     if uuid:
         yield from _apply(seen, kinds.CONFIG_MAP, shard_config.build(worker, shard.index, journal_uuid=uuid))
     if shard.claim is not None and shard.claim.is_deleting and shard.deployment is None:
         return
-    if shard.deployment is None or shard.index in may_roll:
-        requires = f"{kinds.CLAIM.kind}/{wanted['metadata']['name']}"
-        yield from _apply(seen, kinds.DEPLOYMENT, deployment.build(worker, shard.index, image=image), requires=requires)
+    yield from _wanted_deployment(seen, worker, shard, current, may_roll=may_roll)
 
 
-def _next_to_roll(seen: Observation, worker: EcoWorker, image: str) -> frozenset[int]:
+def _wanted_deployment(
+    seen: Observation, worker: EcoWorker, shard: Shard, current: Revision, *, may_roll: frozenset[int]
+) -> Iterator[Step]:
+    """The Deployment of a shard that has one, or is to have one; never beside a job that has the volume."""
+    desired = target.wanted(seen, worker, shard, current)
+    if target.starts(shard, desired) and (shard.jobs or shard.job_pods):
+        yield from volume_jobs.clear(shard, "a worker takes the volume")
+        return
+    requires = f"{kinds.CLAIM.kind}/{contract.claim_name(worker.metadata.name, shard.index)}"
+    if shard.deployment is None or target.is_switch(shard, desired) or shard.index in may_roll:
+        yield from _apply(seen, kinds.DEPLOYMENT, desired, requires=requires, told=_told_switch(seen, shard, desired))
+    elif (own := target.revision_of(seen, worker, shard, current)) is not None:
+        # Its turn to roll has not come: it is held to what it is.
+        yield from _apply(seen, kinds.DEPLOYMENT, target.wanted(seen, worker, shard, own), requires=requires)
+
+
+def _next_to_roll(seen: Observation, worker: EcoWorker, current: Revision) -> frozenset[int]:
     """Shards whose Deployment may be changed now: all that are not ready, and one of the others when all are.
 
-    So a change that makes a shard worse stops there, and one that mends it always gets in.
+    So a change that makes a shard worse stops there, and one that mends it always gets in. A shard that is stopped on
+    purpose takes any change and holds nobody up.
     """
-    outdated, down = [], []
+    stopped, outdated, down = [], [], []
     for shard in seen.shards[: worker.spec.replicas]:
         if shard.deployment is None or shard.deployment.deployment is None:
             continue
-        if not shard.deployment.deployment.is_up:
+        desired = target.wanted(seen, worker, shard, current)
+        if not desired["spec"]["replicas"]:
+            stopped.append(shard.index)
+        elif not shard.deployment.deployment.is_up:
             down.append(shard.index)
-        elif drift(deployment.build(worker, shard.index, image=image), shard.deployment):
+        elif drift(desired, shard.deployment):
             outdated.append(shard.index)
-    return frozenset(down or outdated[:1])
+    return frozenset(stopped + (down or outdated[:1]))
 
 
-def _unwanted(seen: Observation) -> Iterator[Step]:
-    """Deployments of shards beyond the wanted number. Their claims stay, with what is known about the journals."""
-    assert seen.worker is not None, "decide saw a valid object"  # noqa: S101  # a caller's mistake
-    for shard in seen.shards[seen.worker.spec.replicas :]:
-        if shard.deployment is not None and not _leaves(shard.deployment, seen):
-            message = f"Shard {shard.name} is not wanted any more; its claim stays. {_holds(shard)}"
-            kind = EventType.NORMAL if _is_empty(shard) else EventType.WARNING
-            yield Delete(shard.deployment, "fewer shards are wanted", _tell(seen, "ShardRemoved", message, kind))
+def _leaving(seen: Observation, worker: EcoWorker, current: Revision) -> Iterator[Step]:
+    """Shards beyond the wanted number: a damaged journal is set right first, everything else is drained."""
+    for shard in seen.shards[worker.spec.replicas :]:
+        child = shard.deployment
+        if child is None or child.deployment is None or seen.leaves(child):
+            continue
+        if recovery.look(seen, worker, shard).is_fenced or child.deployment.recovery:
+            yield from _wanted_deployment(seen, worker, shard, current, may_roll=frozenset())
+    yield from scale_in.decide(seen, worker, current.image, about(seen))
 
 
-def _keep_claims(seen: Observation) -> Iterator[Step]:
-    """Say once that the claims of an EcoWorker that is gone stay, and mark them with the time."""
-    unmarked = [
-        shard
-        for shard in seen.shards
-        if shard.claim is not None
-        and shard.claim.claim is not None
-        and not shard.claim.is_deleting
-        and not shard.claim.claim.annotations.get(contract.ANNOTATION_ORPHANED)
-    ]
-    if not unmarked:
-        return
-    subject = about(seen)
-    kind = EventType.NORMAL if all(_is_empty(shard) for shard in unmarked) else EventType.WARNING
-    summary = " ".join(f"{shard.name}: {_holds(shard)}" for shard in unmarked)
-    told = f"The EcoWorker is gone, its claims stay; a new one of this name goes on with them. {summary}"
-    yield Announce(subject, "ClaimsKept", told[:1000], kind, once=subject.uid)
-    for shard in unmarked:
-        kept = shard.claim
-        assert kept is not None, "filtered above"  # noqa: S101  # for the type checker
-        ref = ObjectRef(kinds.CLAIM.api_version, kinds.CLAIM.kind, kept.namespace, kept.name, kept.uid)
-        kind = EventType.NORMAL if _is_empty(shard) else EventType.WARNING
-        yield Announce(ref, "ClaimKept", f"EcoWorker {seen.key.name} is gone. {_holds(shard)}", kind, once=subject.uid)
-        yield MarkClaim(kept, seen.now.strftime("%Y-%m-%dT%H:%M:%SZ"), "its EcoWorker is gone")
+def _is_young(job: Child, seen: Observation) -> bool:
+    """Whether a job ended so lately that its pod's last words may still be on their way."""
+    try:
+        ended = datetime.fromisoformat(job.job.ended if job.job is not None else "")
+    except ValueError:
+        return True
+    return seen.now - ended < 2 * volume_jobs.REPORT_WAIT
 
 
-def _apply(seen: Observation, kind: kinds.Kind, desired: dict[str, Any], *, requires: str = "") -> Iterator[Step]:
+def _told_switch(seen: Observation, shard: Shard, desired: dict[str, Any]) -> Announce | None:
+    """The event of a shard that is stopped or started on purpose; None for any other change."""
+    if shard.deployment is None or not target.is_switch(shard, desired):
+        return None
+    cause = target.record_in(desired)
+    if cause:
+        message = f"The worker of {shard.name} says that its journal is {cause.lower()}: it is stopped."
+        return _tell(seen, "ShardFenced", message, EventType.WARNING)
+    if desired["spec"]["replicas"]:
+        return _tell(seen, "ShardStarted", f"Shard {shard.name} is started again.")
+    return _tell(seen, "ShardHibernated", f"Shard {shard.name} is stopped, as the annotation asks.")
+
+
+def _next_look_s(seen: Observation, worker: EcoWorker) -> float | None:
+    """When to look again although no event may come."""
+    waits = [scale_in.next_look_s(seen, worker)]
+    jobs = [job for shard in seen.shards for job in shard.jobs]
+    if any(seen.leaves(child) for child in seen.children if child.kind != kinds.POD.kind):
+        waits.append(LOOK_AGAIN_AT_LEAVING_S)
+    if any(job.job is not None and job.job.has_ended and _is_young(job, seen) for job in jobs):
+        waits.append(volume_jobs.LOOK_AGAIN_S)
+    return min((it for it in waits if it is not None), default=None)
+
+
+def _apply(
+    seen: Observation,
+    kind: kinds.Kind,
+    desired: dict[str, Any],
+    *,
+    requires: str = "",
+    told: Announce | None = None,
+) -> Iterator[Step]:
     name = desired["metadata"]["name"]
     existing = seen.child(kind, name)
     if existing is None:
         told = _tell(seen, f"{_WORDS[kind.kind]}Created", f"Made {name}.")
         yield Apply(desired, None, "it is missing", told, requires)
         return
-    if _leaves(existing, seen):
+    if seen.leaves(existing):
         return
     why = drift(desired, existing)
     if why:
-        told = _tell(seen, f"{_WORDS[kind.kind]}Updated", f"Updated {name}: {why}.")
+        told = told or _tell(seen, f"{_WORDS[kind.kind]}Updated", f"Updated {name}: {why}.")
         yield Apply(desired, existing, why, told, requires)
 
 
@@ -163,15 +200,10 @@ _WORDS: Final = {
     kinds.DEPLOYMENT.kind: "Shard",
     kinds.CLAIM.kind: "Claim",
     kinds.SERVICE.kind: "Service",
+    kinds.BUDGET.kind: "Budget",
     kinds.SECRET.kind: "Token",
     kinds.CONFIG_MAP.kind: "Settings",
 }
-
-
-def _leaves(child: Child, seen: Observation) -> bool:
-    """Whether it is on its way out: being deleted, or owned by an EcoWorker of this name that is gone."""
-    ours = seen.owned.uid if seen.owned is not None else ""
-    return child.is_deleting or (bool(child.owner_uids) and ours not in child.owner_uids and child.kind != "Pod")
 
 
 def _with_immutable(desired: dict[str, Any], existing: Child | None) -> dict[str, Any]:
@@ -189,30 +221,6 @@ def _reported_uuid(shard: Shard) -> str:
     if report is None or report.mode is JournalMode.LOST or pod is None or shard.probe.pod_uid != pod.uid:
         return ""
     return report.journal_uuid
-
-
-def _is_empty(shard: Shard) -> bool:
-    report = shard.probe.report
-    if report is None:
-        return False
-    counts = report.counts
-    owed = counts.due + counts.waiting + counts.running + counts.unsynced + counts.sync_parked
-    return owed + counts.outbox_unsent + counts.outbox_parked == 0
-
-
-def _holds(shard: Shard) -> str:
-    report = shard.probe.report
-    if report is None:
-        return f"What its journal holds is not known ({UNKNOWN.lower()})."
-    counts = report.counts
-    before = "" if shard.probe.age_s is None or shard.probe.age_s < 1 else f", {shard.probe.age_s:.0f} s before"
-    if _is_empty(shard):
-        return f"Its journal was empty when last heard of{before}."
-    return (
-        f"When last heard of{before}, its journal held {counts.due + counts.waiting + counts.running} unfinished tasks,"
-        f" {counts.unsynced + counts.sync_parked} unsynced results and"
-        f" {counts.outbox_unsent + counts.outbox_parked} unsent messages."
-    )
 
 
 def _tell(seen: Observation, reason: str, message: str, kind: EventType = EventType.NORMAL) -> Announce:

@@ -12,13 +12,14 @@ from eco_crds.conditions import ConditionType
 from eco_crds.ecoworker import Wal
 from eco_crds.ecoworker_status import UNKNOWN, EcoWorkerStatus, EcoWorkerSummary, ShardStatus, WalState, worst
 from eco_crds.fields import ConditionStatus
-from eco_operator.cache import Child
-from eco_operator.reconcile.ecoworker import resolved_image
+from eco_operator.reconcile import life_status, recovery, scale_in, standstill, target
 from eco_operator.reconcile.findings import MESSAGE_LENGTH_MAX, Finding, Urgency, dated, moment, total, turns
 from eco_operator.reconcile.health import Bounds, Verdict, judge
+from eco_operator.reconcile.hearing import lost_pod, too_many_silent
 from eco_operator.reconcile.observation import Observation, Shard
 from eco_operator.reconcile.plan import Outcome
-from eco_operator.resources import deployment
+from eco_operator.reconcile.revision import Revision, resolved_image
+from eco_operator.reconcile.revision import wanted as wanted_revision
 from eco_operator.resources.metadata import selector_text
 
 DISK_TOLERANCE_PERCENT: Final = 2
@@ -32,12 +33,17 @@ def conclude(seen: Observation, outcome: Outcome) -> EcoWorkerStatus:
         return _invalid(seen)
     spec = seen.worker.spec
     bounds = Bounds(spec.wal.stall_after_seconds, spec.wal.max_lag_seconds, seen.policy.report_age_s)
-    wanted = [_shard(seen, shard, bounds) for shard in seen.shards[: spec.replicas]]
+    wanted = [_shard(seen, shard, bounds, outcome) for shard in seen.shards[: spec.replicas]]
+    leaving = [
+        _shard(seen, shard, bounds, outcome).model_copy(update={"draining_since": scale_in.since(seen, shard)})
+        for shard in scale_in.leaving(seen, seen.worker)
+    ]
     existing = [shard for shard in seen.shards if shard.deployment is not None]
-    findings = [*_findings(seen, wanted, outcome)]
+    findings = [*_findings(seen, wanted, leaving, outcome)]
     ready = sum(shard.ready for shard in wanted)
-    recoveries = [shard.last_recovery_time for shard in wanted if shard.last_recovery_time is not None]
-    oldest = [shard.oldest_pending_time for shard in wanted if shard.oldest_pending_time is not None]
+    shards = [*wanted, *leaving]
+    recoveries = [shard.last_recovery_time for shard in shards if shard.last_recovery_time is not None]
+    oldest = [shard.oldest_pending_time for shard in shards if shard.oldest_pending_time is not None]
     return EcoWorkerStatus(
         observed_generation=seen.owned.generation,
         conditions=dated(findings, seen.previous.conditions, now=seen.now, generation=seen.owned.generation),
@@ -47,8 +53,8 @@ def conclude(seen: Observation, outcome: Outcome) -> EcoWorkerStatus:
         image=resolved_image(seen) or None,
         oldest_pending_time=min(oldest, default=None),
         last_recovery_time=max(recoveries, default=None),
-        summary=_summary(wanted, ready, findings),
-        shards=wanted,
+        summary=_summary(wanted, leaving, ready, findings),
+        shards=shards,
     )
 
 
@@ -78,14 +84,14 @@ def _invalid(seen: Observation) -> EcoWorkerStatus:
     told = "; ".join(str(problem) for problem in seen.problems[:5])[:MESSAGE_LENGTH_MAX]
     usual = Wal()
     bounds = Bounds(usual.stall_after_seconds, usual.max_lag_seconds, seen.policy.report_age_s)
-    running = [_shard(seen, shard, bounds) for shard in seen.shards if shard.deployment is not None]
+    running = [_shard(seen, shard, bounds, Outcome()) for shard in seen.shards if shard.deployment is not None]
     ready = sum(shard.ready for shard in running)
     findings = [
         Finding(ConditionType.READY, _FALSE, "InvalidSpec", told),
         Finding(ConditionType.STALLED, _TRUE, "InvalidSpec", told),
         _health(running) if running else Finding(ConditionType.WAL_HEALTHY, _UNKNOWN, "Unknown", "nothing was started"),
     ]
-    summary = _summary(running, ready, findings)
+    summary = _summary(running, [], ready, findings)
     return seen.previous.model_copy(
         update={
             "observed_generation": seen.owned.generation,
@@ -98,11 +104,14 @@ def _invalid(seen: Observation) -> EcoWorkerStatus:
     )
 
 
-def _findings(seen: Observation, shards: list[ShardStatus], outcome: Outcome) -> Iterator[Finding]:
+def _findings(
+    seen: Observation, shards: list[ShardStatus], leaving: list[ShardStatus], outcome: Outcome
+) -> Iterator[Finding]:
     stalled = next(_obstacles(seen, outcome), None)
-    health = _health(shards)
+    # A shard on its way out holds work as long as it is there: its journal counts.
+    health = _health([*shards, *leaving])
     waiting = [shard for shard in shards if not shard.ready]
-    yield _ready(shards, stalled, health, waiting) or _current(seen)
+    yield _ready(seen, shards, stalled, health, waiting) or _current(seen)
     yield health
     if stalled is not None:
         yield stalled
@@ -110,11 +119,7 @@ def _findings(seen: Observation, shards: list[ShardStatus], outcome: Outcome) ->
         yield Finding(ConditionType.RECONCILING, _TRUE, "Retrying", outcome.failed[0][:MESSAGE_LENGTH_MAX])
     elif not _is_settled(seen):
         yield Finding(ConditionType.RECONCILING, _TRUE, "Progressing", "the objects of the spec are being made")
-    recovered = _recovered(seen, shards)
-    if recovered is not None:
-        yield recovered
-    if seen.worker is not None and seen.worker.paused:
-        yield Finding(ConditionType.PAUSED, _TRUE, "Annotation", "nothing is changed until the annotation goes")
+    yield from life_status.findings(seen, [*shards, *leaving])
 
 
 def _obstacles(seen: Observation, outcome: Outcome) -> Iterator[Finding]:
@@ -134,7 +139,7 @@ def _obstacles(seen: Observation, outcome: Outcome) -> Iterator[Finding]:
 
 
 def _ready(
-    shards: list[ShardStatus], stalled: Finding | None, health: Finding, waiting: list[ShardStatus]
+    seen: Observation, shards: list[ShardStatus], stalled: Finding | None, health: Finding, waiting: list[ShardStatus]
 ) -> Finding | None:
     """The headline as far as health has a say in it; None when all is well."""
     if stalled is not None:
@@ -142,11 +147,13 @@ def _ready(
         return Finding(ConditionType.READY, _FALSE, reason, stalled.message)
     if not shards:
         return Finding(ConditionType.READY, _TRUE, "ScaledToZero", "no shard is wanted")
+    if seen.worker is not None and seen.worker.hibernated:
+        return Finding(ConditionType.READY, _FALSE, "Hibernated", "every shard is stopped, as the annotation asks")
     if waiting:
         told = "; ".join(f"{shard.name}: {shard.message or 'not ready'}" for shard in waiting)
         return Finding(ConditionType.READY, _FALSE, "ShardsNotReady", told[:MESSAGE_LENGTH_MAX])
     unknown = sum(shard.wal is WalState.UNKNOWN for shard in shards)
-    if unknown > max(1, len(shards) // 5):
+    if too_many_silent(unknown, len(shards)):
         told = f"{unknown} of {len(shards)} shards are not heard of"
         return Finding(ConditionType.READY, _UNKNOWN, "ProbeUnavailable", told)
     if health.status is not _TRUE:
@@ -158,7 +165,8 @@ def _current(seen: Observation) -> Finding:
     """The headline of shards that are all well: good for this generation only if they are what it asks for."""
     assert seen.worker is not None, "asked of valid objects"  # noqa: S101  # a caller's mistake
     wanted = [] if seen.worker.paused else seen.shards[: seen.worker.spec.replicas]
-    behind = [it.name for it in wanted if it.deployment is not None and _is_outdated(seen, it.deployment, it.index)]
+    current = _revision(seen)
+    behind = [it.name for it in wanted if it.deployment is not None and _is_outdated(seen, it, current)]
     if behind:
         told = f"{', '.join(behind)}: still as an earlier spec had it"
         return Finding(ConditionType.READY, _FALSE, "ShardsNotReady", told[:MESSAGE_LENGTH_MAX])
@@ -172,52 +180,45 @@ def _health(shards: list[ShardStatus]) -> Finding:
     if state is WalState.HEALTHY:
         return Finding(ConditionType.WAL_HEALTHY, _TRUE, "Healthy", "every journal moves its work, or has none")
     told = "; ".join(f"{shard.name}: {shard.message or shard.wal}" for shard in shards if shard.wal is state)
-    status = _UNKNOWN if state is WalState.UNKNOWN else _FALSE
+    status = _UNKNOWN if state in {WalState.UNKNOWN, WalState.DISABLED} else _FALSE
     return Finding(ConditionType.WAL_HEALTHY, status, state.value, told[:MESSAGE_LENGTH_MAX])
 
 
 def _is_settled(seen: Observation) -> bool:
     """Whether every object of the current spec is there and the deployment controller has come up to it."""
     assert seen.worker is not None, "asked of valid objects"  # noqa: S101  # a caller's mistake
+    current = _revision(seen)
     wanted = seen.shards[: seen.worker.spec.replicas]
-    surplus = [shard for shard in seen.shards[seen.worker.spec.replicas :] if shard.deployment is not None]
-    return not surplus and all(
+    is_asleep = seen.worker.hibernated
+    return not scale_in.leaving(seen, seen.worker) and all(
         shard.deployment is not None
         and shard.deployment.deployment is not None
-        and shard.deployment.deployment.is_up
+        and (not shard.pods if is_asleep else shard.deployment.deployment.is_up)
         and not shard.deployment.is_deleting
-        and not _is_outdated(seen, shard.deployment, shard.index)
+        and not _is_outdated(seen, shard, current)
         for shard in wanted
     )
 
 
-def _is_outdated(seen: Observation, child: Child, index: int) -> bool:
+def _revision(seen: Observation) -> Revision | None:
+    image = resolved_image(seen)
+    return wanted_revision(seen, seen.worker, image) if seen.worker is not None and image else None
+
+
+def _is_outdated(seen: Observation, shard: Shard, current: Revision | None) -> bool:
     assert seen.worker is not None, "asked of valid objects"  # noqa: S101  # a caller's mistake
-    wanted = deployment.build(seen.worker, index, image=resolved_image(seen))
-    return not child.desired_hash or child.desired_hash not in wanted["metadata"]["annotations"].values()
+    return current is None or not target.is_hash_of(shard, target.wanted(seen, seen.worker, shard, current))
 
 
-def _recovered(seen: Observation, shards: list[ShardStatus]) -> Finding | None:
-    resuming = []
-    for shard, seen_shard in zip(shards, seen.shards, strict=False):
-        report = seen_shard.probe.report
-        if report is not None and report.recovered and report.resumed_after_s is None:
-            counts = report.counts
-            if counts.due + counts.running > 0:
-                resuming.append(shard.name)
-    if resuming:
-        told = f"{', '.join(resuming)}: unfinished tasks were found and none is running yet"
-        return Finding(ConditionType.RECOVERED, _FALSE, "Resuming", told[:MESSAGE_LENGTH_MAX])
-    if any(shard.last_recovery_time is not None for shard in shards):
-        return Finding(ConditionType.RECOVERED, _TRUE, "Resumed", "unfinished tasks of the last start were taken up")
-    return None
-
-
-def _shard(seen: Observation, shard: Shard, bounds: Bounds) -> ShardStatus:
+def _shard(seen: Observation, shard: Shard, bounds: Bounds, outcome: Outcome) -> ShardStatus:
     verdict = judge(shard.probe, bounds, known_uuid=shard.known_uuid)
     numbers = _numbers(shard, seen.now, shard.previous or ShardStatus(name=shard.name))
     pod = shard.pod
-    if pod is None or pod.pod is None or not pod.pod.process:
+    if recovery.record_of(shard):
+        verdict = Verdict(WalState.FENCED, f"stopped for a recovery: {recovery.cause_in(recovery.record_of(shard))}")
+    elif seen.worker is not None and seen.worker.hibernated and not shard.pods:
+        verdict = Verdict(WalState.DISABLED, "hibernated")
+    elif pod is None or pod.pod is None or not pod.pod.process:
         verdict = Verdict(WalState.UNKNOWN, "no worker runs")
     elif seen.is_settling and shard.probe.report is None and shard.previous is not None:
         # Nobody has been asked yet: what was written before the operator started is the best there is.
@@ -242,6 +243,8 @@ def _shard(seen: Observation, shard: Shard, bounds: Bounds) -> ShardStatus:
             "claim": shard.claim.name if shard.claim is not None else None,
             "journal_uuid": shard.known_uuid or numbers.journal_uuid,
             "last_report_time": _last_report(shard, verdict, seen),
+            "last_recovery": recovery.result(seen, shard),
+            "sync_now": standstill.sync_done(seen, shard, outcome),
         }
     )
 
@@ -293,6 +296,8 @@ def _last_report(shard: Shard, verdict: Verdict, seen: Observation) -> datetime 
 def _kubelet_says(shard: Shard) -> str:
     """What is known about a worker that does not answer, from the deployment down to the container."""
     pod = shard.pod
+    if node := lost_pod(shard):
+        return f"NodeLost: a pod is on node {node}, which does not answer"
     if pod is None or pod.pod is None:
         return "no pod yet" if shard.deployment is not None else "no deployment yet"
     state = pod.pod
@@ -304,14 +309,17 @@ def _kubelet_says(shard: Shard) -> str:
     return "the pod is not ready yet" if state.phase == "Running" else f"the pod is {state.phase or 'unknown'}"
 
 
-def _summary(shards: list[ShardStatus], ready: int, findings: list[Finding]) -> EcoWorkerSummary:
+def _summary(
+    wanted: list[ShardStatus], leaving: list[ShardStatus], ready: int, findings: list[Finding]
+) -> EcoWorkerSummary:
+    shards = [*wanted, *leaving]
     silent = any(shard.wal is WalState.UNKNOWN for shard in shards)
     trouble = next((it for it in findings if it.type is ConditionType.STALLED), None) or next(
         (it for it in findings if it.type is ConditionType.READY and it.status is not _TRUE), None
     )
     disks = [shard.disk_percent for shard in shards if shard.disk_percent is not None]
     return EcoWorkerSummary(
-        ready=f"{ready}/{len(shards)}",
+        ready=f"{ready}/{len(wanted)}",
         wal=worst(shard.wal for shard in shards).value,
         pending=total((shard.pending for shard in shards), silent=silent),
         unsynced=total((shard.unsynced for shard in shards), silent=silent),
@@ -326,7 +334,13 @@ def _sums(status: EcoWorkerStatus) -> tuple[str, ...]:
 
 def _essence(status: EcoWorkerStatus) -> object:
     conditions = [(it.type, it.status, it.reason, it.observed_generation) for it in status.conditions]
-    shards = [(it.name, it.ready, it.wal, it.pod, it.image, it.journal_uuid, it.incarnation) for it in status.shards]
+    shards = [
+        (
+            *(it.name, it.ready, it.wal, it.pod, it.image, it.journal_uuid, it.incarnation),
+            *(it.sync_now, it.draining_since, it.last_recovery.job if it.last_recovery is not None else None),
+        )
+        for it in status.shards
+    ]
     return (
         sorted(conditions),
         sorted(shards, key=lambda shard: shard[0]),

@@ -11,10 +11,11 @@ from eco_crds import contract
 from eco_crds.ecoworker import EcoWorker
 from eco_crds.ecoworker_status import EcoWorkerStatus, ShardStatus
 from eco_crds.validation import Problem, validate
+from eco_crds.wal import WalReport
 from eco_crds.walsync import WalSync
 from eco_operator import kinds
 from eco_operator.cache import Cache, Child, Key, Owned
-from eco_operator.shards import Probe, ShardKey
+from eco_operator.shards import Probe, ShardKey, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,10 @@ class Shard:
     claim: Child | None
     config: Child | None
     pods: tuple[Child, ...]
+    """The worker's, oldest first."""
+    jobs: tuple[Child, ...]
+    """What runs or ran on the volume while no worker did."""
+    job_pods: tuple[Child, ...]
     """Oldest first."""
     probe: Probe
     previous: ShardStatus | None
@@ -55,6 +60,22 @@ class Shard:
         """The pod that counts: the newest that is not on its way out, else the newest."""
         staying = [pod for pod in self.pods if not pod.is_deleting] or list(self.pods)
         return staying[-1] if staying else None
+
+    @property
+    def target(self) -> Target | None:
+        """The process to talk to; None when none runs."""
+        pod = self.pod
+        if pod is None or pod.pod is None or not pod.pod.ip or not pod.pod.process:
+            return None
+        return Target(ShardKey(pod.namespace, pod.worker, self.name), pod.uid, pod.pod.process, pod.pod.ip)
+
+    @property
+    def report(self) -> WalReport | None:
+        """The last report of the process that runs now; None when it has given none."""
+        target = self.target
+        if target is None or (self.probe.pod_uid, self.probe.process) != (target.pod_uid, target.process):
+            return None
+        return self.probe.report
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +97,13 @@ class Observation:
     """The WalSync that governs it, if any: the oldest that selects it and names a database it has."""
     is_settling: bool
     """The operator has just started and cannot have heard of every worker yet."""
+
+    def leaves(self, child: Child) -> bool:
+        """Whether it is on its way out: being deleted, or owned by an EcoWorker of this name that is gone."""
+        ours = self.owned.uid if self.owned is not None else ""
+        is_of_another = bool(child.owner_uids) and ours not in child.owner_uids
+        # A pod is a ReplicaSet's or a job's, a job is its claim's: their owners are none of ours.
+        return child.is_deleting or (is_of_another and child.kind not in {kinds.POD.kind, kinds.JOB.kind})
 
     def child(self, kind: kinds.Kind, name: str) -> Child | None:
         """What it has of that kind and name."""
@@ -165,13 +193,16 @@ def _shards(
         name = contract.shard_name(key.name, index)
         mine = by_shard.get(index, [])
         of_kind = {kind.kind: [child for child in mine if child.kind == kind.kind] for kind in kinds.CHILDREN}
+        pods = sorted(of_kind[kinds.POD.kind], key=lambda pod: pod.pod.created if pod.pod else "")
         yield Shard(
             index=index,
             name=name,
             deployment=_named(of_kind[kinds.DEPLOYMENT.kind], name),
             claim=_named(of_kind[kinds.CLAIM.kind], contract.claim_name(key.name, index)),
             config=_named(of_kind[kinds.CONFIG_MAP.kind], contract.shard_config_name(key.name, index)),
-            pods=tuple(sorted(of_kind[kinds.POD.kind], key=lambda pod: pod.pod.created if pod.pod else "")),
+            pods=tuple(pod for pod in pods if not pod.is_of_job),
+            jobs=tuple(of_kind[kinds.JOB.kind]),
+            job_pods=tuple(pod for pod in pods if pod.is_of_job),
             probe=probe(ShardKey(key.namespace, key.name, name)),
             previous=before.get(name),
         )

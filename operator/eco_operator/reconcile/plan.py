@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from eco_operator.cache import Child
+from eco_operator.shards import Target
 
 
 class EventType(StrEnum):
@@ -60,14 +61,30 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class MarkClaim:
-    """Write on a claim since when its EcoWorker is gone, or take that off again (`since` empty)."""
+    """Have a claim that no shard uses carry exactly these marks; none takes all of them off."""
 
     claim: Child
-    since: str
+    marks: Mapping[str, str]
     why: str
+    announce: Announce | None = None
 
 
-Step = Apply | Delete | MarkClaim | Announce
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Have a worker do something. Meant for the process that was seen, and harmless when it is done twice."""
+
+    target: Target
+    name: str
+    why: str
+    announce: Announce | None = None
+
+    @property
+    def about(self) -> str:
+        """What an outcome calls it."""
+        return f"{self.name} {self.target.shard.shard}"
+
+
+Step = Apply | Delete | MarkClaim | Command | Announce
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +107,5 @@ class Outcome:
     """Calls that failed and will be tried again."""
     applied: tuple[str, ...] = field(default=())
     """Names of what was applied, as `Kind/name`."""
+    commanded: tuple[str, ...] = ()
+    """What workers were told and did, as `command shard`."""

@@ -5,6 +5,28 @@ number or the API server, so what is wanted can be computed anew at any time and
 `eco_crds` only.
 """
 
-from eco_operator.resources import claim, deployment, metadata, service, shard_config, sync_config, token_secret
+from eco_operator.resources import (
+    budget,
+    claim,
+    controller_revision,
+    deployment,
+    job,
+    metadata,
+    service,
+    shard_config,
+    sync_config,
+    token_secret,
+)
 
-__all__ = ["claim", "deployment", "metadata", "service", "shard_config", "sync_config", "token_secret"]
+__all__ = [
+    "budget",
+    "claim",
+    "controller_revision",
+    "deployment",
+    "job",
+    "metadata",
+    "service",
+    "shard_config",
+    "sync_config",
+    "token_secret",
+]

@@ -5,7 +5,8 @@ therefore written on the claim itself.
 """
 
 import json
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from eco_crds import contract
 from eco_crds.ecoworker import EcoWorker
@@ -13,7 +14,7 @@ from eco_crds.quantity import parse
 from eco_operator.resources.metadata import Manifest, shard_labels, with_hash
 
 # References and addresses only, no value that could be a secret. User variables are left out for that reason.
-_DRAIN_FIELDS: Final = {
+_DRAIN_FIELDS: Final[dict[str, Any]] = {
     "role": True,
     "image_pull_policy": True,
     "image_pull_secrets": True,
@@ -25,6 +26,7 @@ _DRAIN_FIELDS: Final = {
     "broker": True,
     "databases": True,
     "object_store": True,
+    "wal": {"reclaim_policy": True},
 }
 
 
@@ -70,6 +72,12 @@ def build(
 def _size(worker: EcoWorker, present_size: str | None) -> str:
     wanted = str(worker.spec.wal.size)
     return present_size if present_size is not None and parse(present_size) > parse(wanted) else wanted
+
+
+def read_drain_settings(claim_annotations: Mapping[str, str], *, namespace: str, name: str, uid: str) -> EcoWorker:
+    """The EcoWorker as far as its claim remembers it. Raises pydantic's ValidationError when nothing can be read."""
+    document = json.loads(claim_annotations.get(contract.ANNOTATION_DRAIN) or "{}")
+    return EcoWorker.read({"metadata": {"name": name, "namespace": namespace, "uid": uid}, "spec": document})
 
 
 def drain_settings(worker: EcoWorker, *, image: str) -> str:

@@ -17,21 +17,36 @@ _SECRET_MODE: Final = 0o440
 _TOKEN_DIR, _TOKEN_NAME = contract.TOKEN_FILE.rsplit("/", 1)
 
 
-def build(worker: EcoWorker, index: int, *, image: str, replicas: int = 1) -> Manifest:
-    """The Deployment of shard `index`. `image` is the resolved one; `replicas` 0 stops the shard."""
+def build(
+    worker: EcoWorker,
+    index: int,
+    *,
+    image: str,
+    replicas: int = 1,
+    recovery: str = "",
+    template: Manifest | None = None,
+) -> Manifest:
+    """The Deployment of shard `index`. `image` is the resolved one; `replicas` 0 stops the shard.
+
+    `recovery` notes why it is stopped for one. `template` is the pod as an earlier operator had it, in place of the one
+    that is built here.
+    """
     name = contract.shard_name(worker.metadata.name, index)
+    metadata = object_metadata(worker, name, shard_labels(worker, index))
+    if recovery:
+        metadata["annotations"] = {contract.ANNOTATION_RECOVERY: recovery}
     return with_hash(
         {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
-            "metadata": object_metadata(worker, name, shard_labels(worker, index)),
+            "metadata": metadata,
             "spec": {
                 "replicas": replicas,
                 # A second pod beside the first could not have the journal anyway: it would only wait and time out.
                 "strategy": {"type": "Recreate"},
                 "revisionHistoryLimit": 2,
                 "selector": {"matchLabels": _selector(worker, index)},
-                "template": pod_template(worker, index, image=image),
+                "template": pod_template(worker, index, image=image) if template is None else template,
             },
         }
     )
@@ -73,6 +88,32 @@ def pod_template(worker: EcoWorker, index: int, *, image: str) -> Manifest:
     if spec.tolerations:
         pod["tolerations"] = [it.model_dump(mode="json", by_alias=True, exclude_none=True) for it in spec.tolerations]
     return {"metadata": {"labels": shard_labels(worker, index, contract.COMPONENT_WORKER)}, "spec": pod}
+
+
+def of_shard(template: Manifest, worker: EcoWorker, index: int) -> Manifest:
+    """The pod of shard `index`, from that of any other shard of the same EcoWorker."""
+    name = worker.metadata.name
+    shard = contract.shard_name(name, index)
+    places = {"wal": ("persistentVolumeClaim", "claimName", contract.claim_name(name, index))}
+    places["shard-settings"] = ("configMap", "name", contract.shard_config_name(name, index))
+    volumes = []
+    for volume in template["spec"]["volumes"]:
+        source, key, value = places.get(volume["name"], ("", "", ""))
+        volumes.append({**volume, source: {**volume[source], key: value}} if source else volume)
+    containers = [
+        {
+            **it,
+            "env": [
+                _plain(contract.ENV_SHARD, shard) if var["name"] == contract.ENV_SHARD else var for var in it["env"]
+            ],
+        }
+        for it in template["spec"]["containers"]
+    ]
+    labels = {**template["metadata"]["labels"], contract.LABEL_SHARD: shard}
+    return {
+        "metadata": {**template["metadata"], "labels": labels},
+        "spec": {**template["spec"], "containers": containers, "volumes": volumes},
+    }
 
 
 def _container(worker: EcoWorker, index: int, image: str) -> Manifest:

@@ -1,16 +1,19 @@
 """Acting on a plan: what fails keeps back only what needs it, and nothing that is not ours is ever written."""
 
+import base64
 import copy
 from typing import Any
 
 import pytest
 
 from eco_crds import contract
+from eco_crds.wal import JournalMode
 from eco_operator import errors, kinds
 from eco_operator.act import Actor, event
 from eco_operator.cache import Cache
 from eco_operator.kinds import Kind
-from eco_operator.reconcile.plan import Announce, Apply, ObjectRef
+from eco_operator.reconcile.plan import Announce, Apply, Command, Delete, ObjectRef, Plan
+from eco_operator.shards import ShardKey, Target
 from tests.support.observed import KEY, InMemory, fields_of
 
 
@@ -41,7 +44,7 @@ class Server:
         owned = fields_of({key: value for key, value in body.items() if key not in {"apiVersion", "kind"}})
         if self.drops_fields:
             owned["f:metadata"].pop("f:labels")
-        body["metadata"].setdefault("uid", f"uid-{identity[1]}")
+        body["metadata"].setdefault("uid", f"uid-{identity[0]}-{identity[1]}")
         body["metadata"]["resourceVersion"] = str(len(self.applied) + 1)
         entry = {"manager": contract.FIELD_MANAGER, "operation": "Apply", "fieldsV1": owned}
         body["metadata"]["managedFields"] = [entry]
@@ -77,19 +80,36 @@ def world() -> InMemory:
     return made
 
 
-def actor(server: Server, cache: Cache | None = None) -> Actor:
-    return Actor(server, cache or Cache(), "test")  # type: ignore[arg-type]  # as much of a cluster as acting needs
+class Workers:
+    """What workers are told; each command may be made to fail."""
+
+    def __init__(self, failure: str = "") -> None:
+        self.told: list[tuple[str, str, str]] = []
+        self.failure = failure
+
+    async def command(self, target: Target, name: str, *, token: str) -> None:
+        if self.failure:
+            raise errors.CommandError(self.failure)
+        self.told.append((target.shard.shard, name, token))
+
+
+def actor(server: Server, cache: Cache | None = None, workers: Workers | None = None) -> Actor:
+    cluster: Any = server  # as much of a cluster as acting needs
+    return Actor(cluster, cache or Cache(), "test", workers or Workers())
 
 
 async def test_a_whole_plan_is_applied_in_order_and_told_of(server: Server, world: InMemory) -> None:
     acted = await actor(server).act(KEY, world.plan(), is_current=lambda: True)
-    assert acted.changed == 6
-    assert [name for name, _ in server.applied][:3] == [
-        "Secret/storage-admin-token",
-        "Service/storage",
-        "PersistentVolumeClaim/wal-storage-0",
+    assert acted.changed == 8
+    assert [name.partition("/")[0] for name, _ in server.applied][:5] == [
+        "Secret",
+        "Service",
+        "PodDisruptionBudget",
+        "ControllerRevision",
+        "PersistentVolumeClaim",
     ]
-    assert {it["reason"] for it in server.events} == {"TokenCreated", "ServiceCreated", "ClaimCreated", "ShardCreated"}
+    told = {"TokenCreated", "ServiceCreated", "BudgetCreated", "ClaimCreated", "ShardCreated"}
+    assert {it["reason"] for it in server.events} == told
 
 
 async def test_a_new_object_is_never_forced_upon_a_name(server: Server, world: InMemory) -> None:
@@ -181,10 +201,11 @@ async def test_what_is_not_wanted_is_deleted_and_told_of_once_before_the_watch_s
 ) -> None:
     world.ready(2)
     world.apply_worker(replicas=1)
+    world.report("storage-1", mode=JournalMode.DRAINING)
     server.bodies, server.holds_deleted = dict(world.bodies), is_held_up
     mine = actor(server, world.cache)
     assert (await mine.act(KEY, world.plan(), is_current=lambda: True)).changed == 1
-    assert world.plan().steps == ()
+    assert not [it for it in world.plan().steps if isinstance(it, Delete)]
     assert server.deleted == ["Deployment/storage-1"]
     assert [it["reason"] for it in server.events] == ["ShardRemoved"]
 
@@ -192,6 +213,7 @@ async def test_what_is_not_wanted_is_deleted_and_told_of_once_before_the_watch_s
 async def test_what_has_gone_already_is_not_told_of(server: Server, world: InMemory) -> None:
     world.ready(2)
     world.apply_worker(replicas=1)
+    world.report("storage-1", mode=JournalMode.DRAINING)
     acted = await actor(server, world.cache).act(KEY, world.plan(), is_current=lambda: True)
     assert server.deleted == ["Deployment/storage-1"]
     assert acted.changed == 0
@@ -204,3 +226,26 @@ def test_an_event_told_once_has_the_same_name_each_time() -> None:
     often = [event(Announce(about, "ClaimKept", "x"), "me")["metadata"]["name"] for _ in range(2)]
     assert once[0] == once[1]
     assert often[0] != often[1]
+
+
+TARGET = Target(ShardKey(KEY.namespace, KEY.name, "storage-0"), "uid-pod", "c1", "10.0.0.1")
+
+
+async def test_a_worker_is_told_with_the_token_of_its_secret(server: Server) -> None:
+    token = base64.b64encode(b"s3cret").decode()
+    server.objects[("Secret", "storage-admin-token")] = {"data": {contract.TOKEN_KEY: token}}
+    workers = Workers()
+    plan = Plan((Command(TARGET, "drain", "test"),))
+    acted = await actor(server, workers=workers).act(KEY, plan, is_current=lambda: True)
+    assert workers.told == [("storage-0", "drain", "s3cret")]
+    assert (acted.outcome.commanded, acted.changed) == (("drain storage-0",), 0)
+
+
+async def test_a_worker_that_does_not_obey_is_told_again_later_and_holds_nothing_else_up(server: Server) -> None:
+    server.objects[("Secret", "storage-admin-token")] = {"data": {contract.TOKEN_KEY: ""}}
+    about = ObjectRef("v1", "Pod", KEY.namespace, "x", "uid")
+    plan = Plan((Command(TARGET, "drain", "test"), Announce(about, "Went", "on")))
+    acted = await actor(server, workers=Workers("drain storage-0: HTTP 500")).act(KEY, plan, is_current=lambda: True)
+    assert acted.outcome.failed == ("drain storage-0: HTTP 500",)
+    assert acted.outcome.commanded == ()
+    assert [it["reason"] for it in server.events] == ["Went"]

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from eco_crds import contract
+from eco_crds.ecoworker import EcoWorker
 from eco_crds.wal import JournalMode, WalCounts
 from eco_operator import kinds
 from eco_operator.reconcile.plan import Announce, Apply, Delete, EventType, MarkClaim, Plan
+from eco_operator.resources import controller_revision
 from tests.support.cases import merge
 from tests.support.observed import KEY, POLICY, InMemory
 
@@ -24,9 +26,12 @@ def applied(plan: Plan) -> list[str]:
 
 def test_a_new_ecoworker_gets_every_object_in_one_go(world: InMemory) -> None:
     world.apply_worker(replicas=2)
+    revision = controller_revision.build(worker_of(world), number=1, image="registry.example/worker:1")
     assert applied(world.plan()) == [
         "Secret/storage-admin-token",
         "Service/storage",
+        "PodDisruptionBudget/storage",
+        f"ControllerRevision/{revision['metadata']['name']}",
         "PersistentVolumeClaim/wal-storage-0",
         "Deployment/storage-0",
         "PersistentVolumeClaim/wal-storage-1",
@@ -107,7 +112,8 @@ def test_an_object_of_an_earlier_ecoworker_of_that_name_is_waited_for(world: InM
     del worker["metadata"]["uid"]
     world.put(kinds.ECO_WORKER, worker)
     plan = world.plan()
-    assert [name for name in applied(plan) if not name.startswith("PersistentVolumeClaim")] == []
+    # Claims have no owner and a revision has a name of its own; everything else waits.
+    assert {name.partition("/")[0] for name in applied(plan)} == {"PersistentVolumeClaim", "ControllerRevision"}
     assert plan.look_again_s is not None
 
 
@@ -229,13 +235,14 @@ def test_a_change_that_breaks_the_first_shard_stops_there_and_the_fix_gets_in(wo
 
 def test_fewer_replicas_remove_the_highest_deployments_and_keep_every_claim(world: InMemory) -> None:
     world.ready(3)
-    world.report("storage-2", counts=WalCounts(due=4))
     world.apply_worker(replicas=1)
+    for name in ("storage-1", "storage-2"):
+        world.report(name, mode=JournalMode.DRAINING, counts=WalCounts(unsynced=4))
     deleted = [it for it in world.plan().steps if isinstance(it, Delete)]
     assert [it.child.name for it in deleted] == ["storage-1", "storage-2"]
     assert deleted[1].announce is not None
     assert deleted[1].announce.type is EventType.WARNING
-    assert "4 unfinished" in deleted[1].announce.message
+    assert "4 unsynced" in deleted[1].announce.message
     world.settle()
     assert (kinds.CLAIM.kind, "wal-storage-2") in world.bodies
     assert (kinds.CONFIG_MAP.kind, "storage-2-journal") in world.bodies
@@ -347,6 +354,10 @@ def test_whatever_order_things_happen_in_the_end_is_the_same(order: tuple[str, .
     variables = world.bodies[(kinds.DEPLOYMENT.kind, "storage-0")]["spec"]["template"]["spec"]["containers"][0]["env"]
     assert {"name": contract.ENV_MAX_UNFINISHED, "value": "99"} in variables
     assert {name for kind, name in world.bodies if kind == kinds.CLAIM.kind} == {"wal-storage-0", "wal-storage-1"}
+
+
+def worker_of(world: InMemory) -> EcoWorker:
+    return EcoWorker.read({**world.bodies[(kinds.ECO_WORKER.kind, KEY.name)], "status": {}})
 
 
 def walsync(name: str, *, created: str = "2026-01-01T00:00:00Z", **spec: Any) -> dict[str, Any]:

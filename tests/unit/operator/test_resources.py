@@ -14,19 +14,37 @@ import yaml
 
 from eco_crds import contract
 from eco_crds.ecoworker import EcoWorker
+from eco_crds.jobs import JobName
 from eco_crds.wal import SyncSettings
-from eco_operator.resources import claim, deployment, metadata, service, shard_config, sync_config, token_secret
+from eco_operator.resources import (
+    budget,
+    claim,
+    controller_revision,
+    deployment,
+    job,
+    metadata,
+    service,
+    shard_config,
+    sync_config,
+    token_secret,
+)
 
 DATA: Final = Path(__file__).parents[2] / "data" / "resources"
 CASES: Final = sorted(path.name for path in DATA.iterdir())
 IMAGE: Final = "eco-worker-storage:default"
 UUID: Final = "2f0c6a2e-3b1f-4d55-9a57-0f4b8e0f7a11"
+CLAIM_UID: Final = "6f1d5d5e-0000-4000-8000-00000000000b"
 TOKEN: Final = "not-a-real-token"
 
 BUILDERS: Final[dict[str, Callable[[EcoWorker], dict[str, Any]]]] = {
     "deployment": lambda worker: deployment.build(worker, 1, image=worker.spec.image or IMAGE),
     "claim": lambda worker: claim.build(worker, 1, image=worker.spec.image or IMAGE, journal_uuid=UUID),
     "service": service.build,
+    "budget": budget.build,
+    "controller-revision": lambda worker: controller_revision.build(worker, number=3, image=worker.spec.image or IMAGE),
+    "job": lambda worker: job.build(
+        worker, 1, job=JobName.DRAIN, image=worker.spec.image or IMAGE, claim_uid=CLAIM_UID
+    ),
     "token-secret": lambda worker: token_secret.build(worker, token=TOKEN),
     "shard-config": lambda worker: shard_config.build(worker, 1, journal_uuid=UUID),
     "sync-config": lambda worker: sync_config.build(worker, settings=SyncSettings(target="results")),
@@ -62,7 +80,7 @@ def test_building_twice_gives_the_same_object(name: str, full: EcoWorker) -> Non
     assert BUILDERS[name](full) == BUILDERS[name](full)
 
 
-@pytest.mark.parametrize("name", set(BUILDERS) - {"claim"})
+@pytest.mark.parametrize("name", sorted(set(BUILDERS) - {"claim", "job"}))
 def test_an_object_goes_with_its_ecoworker(name: str, full: EcoWorker) -> None:
     [owner] = BUILDERS[name](full)["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["name"], owner["uid"]) == ("EcoWorker", "storage", full.metadata.uid)
@@ -102,7 +120,8 @@ def test_the_label_component_tells_pods_from_volumes(full: EcoWorker) -> None:
     template = BUILDERS["deployment"](full)["spec"]["template"]
     assert template["metadata"]["labels"]["component"] == "worker"
     assert BUILDERS["claim"](full)["metadata"]["labels"]["component"] == "wal"
-    others = set(BUILDERS) - {"claim"}
+    assert BUILDERS["job"](full)["spec"]["template"]["metadata"]["labels"]["component"] == "job"
+    others = set(BUILDERS) - {"claim", "job"}
     assert all("component" not in BUILDERS[name](full)["metadata"]["labels"] for name in others)
 
 

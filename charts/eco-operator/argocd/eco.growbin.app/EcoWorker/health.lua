@@ -31,6 +31,9 @@ end
 if paused then
   return verdict("Suspended", found["Paused"])
 end
+if is("Hibernated", "True") and not is("Reconciling", "True") then
+  return verdict("Suspended", found["Hibernated"])
+end
 if is("Reconciling", "True") then
   return verdict("Progressing", found["Reconciling"])
 end
