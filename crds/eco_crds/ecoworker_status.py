@@ -95,7 +95,7 @@ class ShardStatus(StatusModel):
     image: str | None = Field(None, max_length=1024)
     """Image of the worker."""
     revision: str | None = Field(None, max_length=64)
-    """Revision of the shard's Deployment: the hash of what was wanted when it was last applied."""
+    """ControllerRevision that the shard's pod was rendered for; empty while its Deployment is of none that is kept."""
     claim: str | None = Field(None, max_length=253)
     """Claim of the volume that holds the journal."""
     journal_uuid: str | None = Field(None, max_length=64)

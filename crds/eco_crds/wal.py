@@ -33,6 +33,10 @@ class JournalMode(StrEnum):
     """Told to stop: neither accepts nor runs."""
 
 
+LAST_WORDS: Final = {JournalMode.QUARANTINED: "Corrupt", JournalMode.LOST: "Lost"}
+"""How the termination message of a worker begins whose journal was so when its process ended."""
+
+
 class WalCounts(BaseModel):
     """Rows by state and by what they still owe. All are counts of rows in the journal."""
 

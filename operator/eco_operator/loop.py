@@ -6,6 +6,7 @@ everything anew and has every key looked at, so that the watch may be late, lose
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from eco_operator.cluster import Cluster
 from eco_operator.kinds import Kind
 from eco_operator.probes import Prober
 from eco_operator.queue import KeyQueue
-from eco_operator.reconcile import ecoworker, ecoworker_status, walsync
+from eco_operator.reconcile import ecoworker, ecoworker_status, kept_claims, walsync
 from eco_operator.reconcile.findings import Urgency
 from eco_operator.reconcile.observation import Observation, Policy, Shard, observe
 from eco_operator.reconcile.plan import Outcome
@@ -151,6 +152,10 @@ class Loop:
             for shard in (owned.body.get("status") or {}).get("shards") or ():
                 counts[shard.get("wal", "Unknown")] = counts.get(shard.get("wal", "Unknown"), 0) + 1
         return counts
+
+    def kept_claims_by_state(self) -> dict[tuple[str, str], int]:
+        """How many claims no shard uses, by why and by what the last job on each left in the journal."""
+        return dict(Counter(kept for claim in self.cache.claims() if (kept := kept_claims.describe(claim)) is not None))
 
     async def _list(self, kind: Kind) -> None:
         selector = OURS if kind in kinds.CHILDREN else ""

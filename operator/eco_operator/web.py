@@ -147,4 +147,11 @@ def _labelled(health: Health) -> list[GaugeMetricFamily]:
     shards = GaugeMetricFamily("eco_operator_shards", "Shards by the health of their journal.", labels=["wal"])
     for state, count in sorted(health.loop.shards_by_state().items()):
         shards.add_metric([state], count)
-    return [objects, shards]
+    claims = GaugeMetricFamily(
+        "eco_operator_kept_claims",
+        "Claims that no shard uses, by why, and by what the last job on each left in the journal.",
+        labels=["cause", "journal"],
+    )
+    for (cause, journal), count in sorted(health.loop.kept_claims_by_state().items()):
+        claims.add_metric([cause, journal], count)
+    return [objects, shards, claims]

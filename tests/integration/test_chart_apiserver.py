@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from eco_crds import contract
+from eco_crds.jobs import Left
 from tests.support.api import ROOT, Api, api_server, install_definitions
 from tests.support.cases import merge, valid
 from tests.support.charts import CHARTS, by_kind, render, run
@@ -98,7 +99,16 @@ def test_the_server_takes_every_object_of_the_chart(api: Api, arguments: tuple[s
         ("delete", "deployments.apps", True),
         ("patch", "persistentvolumeclaims", True),
         ("update", "leases.coordination.k8s.io/eco-operator", True),
-        ("delete", "persistentvolumeclaims", False),
+        ("create", "jobs.batch", True),
+        ("delete", "jobs.batch", True),
+        ("create", "controllerrevisions.apps", True),
+        ("delete", "controllerrevisions.apps", True),
+        ("create", "poddisruptionbudgets.policy", True),
+        # Only what `wal.reclaimPolicy: Delete` asks for; the value rbac.deleteClaims takes it away.
+        ("delete", "persistentvolumeclaims", True),
+        ("delete", "poddisruptionbudgets.policy", False),
+        ("delete", "services", False),
+        ("create", "pods", False),
         ("delete", "ecoworkers.eco.growbin.app", False),
         ("patch", "ecoworkers.eco.growbin.app", False),
         ("delete", "pods", False),
@@ -125,15 +135,16 @@ def test_another_namespace_is_out_of_reach(api: Api, installed: str) -> None:
 
 
 def test_the_operator_brings_up_an_ecoworker_with_these_rights_alone(api: Api, installed: str, tmp_path: Path) -> None:
-    """The whole of a life: made, scaled in, synced, deleted; not one request is refused."""
+    """The whole of a life: made, scaled in and out, rolled, synced, deleted; not one request is refused."""
     with operator(api, installed, tmp_path) as log:
-        wanted = merge(valid("ecoworkers"), {"spec": {"image": "eco-worker:test"}})
+        wanted = merge(valid("ecoworkers"), {"spec": {"image": "eco-worker:test", "wal": {"reclaimPolicy": "Delete"}}})
         api.must("apply", "-f", "-", "-f", str(ROOT / "crds/examples/walsync-storage.yaml"), given=wanted)
         for kind, name in (
             ("deployment", "storage-0"),
             ("deployment", "storage-1"),
             ("pvc", "wal-storage-1"),
             ("service", "storage"),
+            ("pdb", "storage"),
             ("secret", "storage-admin-token"),
             ("configmap", "storage-sync"),
         ):
@@ -142,6 +153,8 @@ def test_the_operator_brings_up_an_ecoworker_with_these_rights_alone(api: Api, i
         assert ready_condition(api)["status"] != "True"
         shown = api.must("get", "ecoworker", "storage").splitlines()[1].split()
         assert shown[1:3] == ["0/2", "Unknown"]
+        scale_in_and_out(api, log)
+        make_revisions(api, log)
         api.must("delete", "walsync", "storage")
         wait_for(lambda: not exists(api, "configmap", "storage-sync"), "the end of the sync", log)
         api.must("delete", "ecoworker", "storage")
@@ -150,6 +163,51 @@ def test_the_operator_brings_up_an_ecoworker_with_these_rights_alone(api: Api, i
     written = log.read_text()
     assert "storage" in written
     assert not [line for line in written.splitlines() if REFUSED.search(line)]
+
+
+def scale_in_and_out(api: Api, log: Path) -> None:
+    """A shard that is not heard of is removed, a job drains its volume, and the claim goes once that found it empty.
+
+    Nothing runs here: what a controller would write, the administrator does.
+    """
+    job, claim = "storage-1-drain", "wal-storage-1"
+    scaled_in(api, log)
+    bound = json.dumps({"status": {"phase": "Bound"}})
+    api.must("patch", "pvc", claim, "--subresource=status", "--type=merge", "-p", bound)
+    wait_for(partial(exists, api, "job", job), "the job", log)
+    api.must("scale", "ecoworker/storage", "--replicas=2")
+    wait_for(lambda: not exists(api, "job", job), "the end of the job", log)
+    wait_for(partial(exists, api, "deployment", "storage-1"), "the shard again", log)
+    scaled_in(api, log)
+    wait_for(partial(exists, api, "job", job), "the job again", log)
+    left = Left(empty=True).model_dump_json()
+    api.must("annotate", "--overwrite", "pvc", claim, f"{contract.ANNOTATION_LEFT}={left}")
+    api.must("delete", "job", job, "--wait=false")
+    wait_for(lambda: "ClaimDeleted" in events(api), "the end of the claim", log)
+    assert not exists(api, "pvc", claim) or "deletionTimestamp" in api.get("pvc", claim)["metadata"]
+
+
+def scaled_in(api: Api, log: Path) -> None:
+    api.must("scale", "ecoworker/storage", "--replicas=1")
+    wait_for(lambda: not exists(api, "deployment", "storage-1"), "the end of the shard", log)
+
+
+def make_revisions(api: Api, log: Path) -> None:
+    """Each change of the spec begins one, and the oldest go."""
+    for number in range(11, 16):
+        change = json.dumps({"spec": {"concurrency": number}})
+        api.must("patch", "ecoworker", "storage", "--type=merge", "-p", change)
+        wait_for(partial(is_newest, api, number - 9), f"revision {number - 9}", log)
+    wait_for(lambda: len(revisions(api)) == 3, "the end of the oldest", log)
+
+
+def revisions(api: Api) -> list[int]:
+    listed = json.loads(api.must("get", "controllerrevisions", "-o", "json"))["items"]
+    return [item["revision"] for item in listed if item["metadata"]["name"].startswith("storage-")]
+
+
+def is_newest(api: Api, number: int) -> bool:
+    return max(revisions(api), default=0) == number
 
 
 @contextmanager

@@ -5,6 +5,7 @@ fleet that does nothing writes nothing. A change of a condition, of a journal's 
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -26,6 +27,15 @@ DISK_TOLERANCE_PERCENT: Final = 2
 _TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 
 
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What every shard of one look is judged by."""
+
+    bounds: Bounds
+    outcome: Outcome
+    current: Revision | None
+
+
 def conclude(seen: Observation, outcome: Outcome) -> EcoWorkerStatus:
     """The status as it should be written now. `seen` holds an object that exists."""
     assert seen.owned is not None, "nothing to conclude about an object that is gone"  # noqa: S101  # a caller's mistake
@@ -33,9 +43,10 @@ def conclude(seen: Observation, outcome: Outcome) -> EcoWorkerStatus:
         return _invalid(seen)
     spec = seen.worker.spec
     bounds = Bounds(spec.wal.stall_after_seconds, spec.wal.max_lag_seconds, seen.policy.report_age_s)
-    wanted = [_shard(seen, shard, bounds, outcome) for shard in seen.shards[: spec.replicas]]
+    view = _View(bounds, outcome, _revision(seen))
+    wanted = [_shard(seen, shard, view) for shard in seen.shards[: spec.replicas]]
     leaving = [
-        _shard(seen, shard, bounds, outcome).model_copy(update={"draining_since": scale_in.since(seen, shard)})
+        _shard(seen, shard, view).model_copy(update={"draining_since": scale_in.since(seen, shard)})
         for shard in scale_in.leaving(seen, seen.worker)
     ]
     existing = [shard for shard in seen.shards if shard.deployment is not None]
@@ -84,7 +95,8 @@ def _invalid(seen: Observation) -> EcoWorkerStatus:
     told = "; ".join(str(problem) for problem in seen.problems[:5])[:MESSAGE_LENGTH_MAX]
     usual = Wal()
     bounds = Bounds(usual.stall_after_seconds, usual.max_lag_seconds, seen.policy.report_age_s)
-    running = [_shard(seen, shard, bounds, Outcome()) for shard in seen.shards if shard.deployment is not None]
+    view = _View(bounds, Outcome(), None)
+    running = [_shard(seen, shard, view) for shard in seen.shards if shard.deployment is not None]
     ready = sum(shard.ready for shard in running)
     findings = [
         Finding(ConditionType.READY, _FALSE, "InvalidSpec", told),
@@ -110,8 +122,7 @@ def _findings(
     stalled = next(_obstacles(seen, outcome), None)
     # A shard on its way out holds work as long as it is there: its journal counts.
     health = _health([*shards, *leaving])
-    waiting = [shard for shard in shards if not shard.ready]
-    yield _ready(seen, shards, stalled, health, waiting) or _current(seen)
+    yield _ready(seen, shards, stalled, health) or _current(seen)
     yield health
     if stalled is not None:
         yield stalled
@@ -138,17 +149,20 @@ def _obstacles(seen: Observation, outcome: Outcome) -> Iterator[Finding]:
         yield Finding(ConditionType.STALLED, _TRUE, "Rejected", "; ".join(outcome.rejected)[:MESSAGE_LENGTH_MAX])
 
 
-def _ready(
-    seen: Observation, shards: list[ShardStatus], stalled: Finding | None, health: Finding, waiting: list[ShardStatus]
-) -> Finding | None:
+def _ready(seen: Observation, shards: list[ShardStatus], stalled: Finding | None, health: Finding) -> Finding | None:
     """The headline as far as health has a say in it; None when all is well."""
     if stalled is not None:
         reason = "Conflict" if stalled.reason in {"ForeignClaim", "NameConflict"} else "ShardsNotReady"
         return Finding(ConditionType.READY, _FALSE, reason, stalled.message)
+    assert seen.worker is not None, "asked of valid objects"  # noqa: S101  # a caller's mistake
     if not shards:
+        last = ", ".join(shard.name for shard in scale_in.leaving(seen, seen.worker))
+        if last:
+            return Finding(ConditionType.READY, _FALSE, "ShardsNotReady", f"{last}: not wanted and not gone yet")
         return Finding(ConditionType.READY, _TRUE, "ScaledToZero", "no shard is wanted")
-    if seen.worker is not None and seen.worker.hibernated:
+    if seen.worker.hibernated:
         return Finding(ConditionType.READY, _FALSE, "Hibernated", "every shard is stopped, as the annotation asks")
+    waiting = [shard for shard in shards if not shard.ready]
     if waiting:
         told = "; ".join(f"{shard.name}: {shard.message or 'not ready'}" for shard in waiting)
         return Finding(ConditionType.READY, _FALSE, "ShardsNotReady", told[:MESSAGE_LENGTH_MAX])
@@ -205,13 +219,21 @@ def _revision(seen: Observation) -> Revision | None:
     return wanted_revision(seen, seen.worker, image) if seen.worker is not None and image else None
 
 
+def _revision_name(seen: Observation, shard: Shard, current: Revision | None) -> str | None:
+    """Which revision the shard's Deployment is of; of a spec that is refused, the one that was known."""
+    if seen.worker is None or current is None:
+        return shard.previous.revision if shard.previous is not None else None
+    found = target.revision_of(seen, seen.worker, shard, current)
+    return found.name if found is not None else None
+
+
 def _is_outdated(seen: Observation, shard: Shard, current: Revision | None) -> bool:
     assert seen.worker is not None, "asked of valid objects"  # noqa: S101  # a caller's mistake
     return current is None or not target.is_hash_of(shard, target.wanted(seen, seen.worker, shard, current))
 
 
-def _shard(seen: Observation, shard: Shard, bounds: Bounds, outcome: Outcome) -> ShardStatus:
-    verdict = judge(shard.probe, bounds, known_uuid=shard.known_uuid)
+def _shard(seen: Observation, shard: Shard, view: _View) -> ShardStatus:
+    verdict = judge(shard.probe, view.bounds, known_uuid=shard.known_uuid)
     numbers = _numbers(shard, seen.now, shard.previous or ShardStatus(name=shard.name))
     pod = shard.pod
     if recovery.record_of(shard):
@@ -230,7 +252,7 @@ def _shard(seen: Observation, shard: Shard, bounds: Bounds, outcome: Outcome) ->
     ready = child is not None and child.deployment is not None and child.deployment.is_up and not child.is_deleting
     message = verdict.message
     if not ready and verdict.state in {WalState.UNKNOWN, WalState.HEALTHY}:
-        message = _kubelet_says(shard) or message
+        message = _kubelet_says(seen, shard) or message
     return numbers.model_copy(
         update={
             "ready": ready,
@@ -239,12 +261,12 @@ def _shard(seen: Observation, shard: Shard, bounds: Bounds, outcome: Outcome) ->
             "pod": pod.name if pod is not None else None,
             "node": (pod.pod.node or None) if pod is not None and pod.pod is not None else None,
             "image": child.deployment.image if child is not None and child.deployment is not None else None,
-            "revision": (child.desired_hash or None) if child is not None else None,
+            "revision": _revision_name(seen, shard, view.current),
             "claim": shard.claim.name if shard.claim is not None else None,
             "journal_uuid": shard.known_uuid or numbers.journal_uuid,
             "last_report_time": _last_report(shard, verdict, seen),
             "last_recovery": recovery.result(seen, shard),
-            "sync_now": standstill.sync_done(seen, shard, outcome),
+            "sync_now": standstill.sync_done(seen, shard, view.outcome),
         }
     )
 
@@ -293,10 +315,10 @@ def _last_report(shard: Shard, verdict: Verdict, seen: Observation) -> datetime 
     return moment(seen.now, shard.probe.age_s, before)
 
 
-def _kubelet_says(shard: Shard) -> str:
+def _kubelet_says(seen: Observation, shard: Shard) -> str:
     """What is known about a worker that does not answer, from the deployment down to the container."""
     pod = shard.pod
-    if node := lost_pod(shard):
+    if node := lost_pod(seen, shard):
         return f"NodeLost: a pod is on node {node}, which does not answer"
     if pod is None or pod.pod is None:
         return "no pod yet" if shard.deployment is not None else "no deployment yet"

@@ -1,11 +1,14 @@
 """Whether a shard's worker is heard of, and what the operator must not conclude from silence."""
 
+from datetime import datetime, timedelta
 from typing import Final
 
 from eco_operator.reconcile.observation import Observation, Shard
 
 SILENT_SHARE_MAX: Final = 5
 """One in so many shards may be silent before probing itself is under suspicion; one shard always may."""
+OVERDUE: Final = timedelta(seconds=60)
+"""How long after the end of its grace period a pod that is still there says that its node is gone."""
 
 
 def is_fresh(seen: Observation, shard: Shard) -> bool:
@@ -24,7 +27,16 @@ def too_many_silent(silent: int, shards: int) -> bool:
     return silent > max(1, shards // SILENT_SHARE_MAX)
 
 
-def lost_pod(shard: Shard) -> str:
-    """The node on which a pod of the shard is stuck whose kubelet does not answer; empty when there is none."""
-    stuck = [pod.pod for pod in (*shard.pods, *shard.job_pods) if pod.pod is not None and pod.pod.is_lost]
+def lost_pod(seen: Observation, shard: Shard) -> str:
+    """The node that keeps a pod of the shard which should be gone, its kubelet being silent; empty when none does."""
+    pods = [pod.pod for pod in (*shard.pods, *shard.job_pods) if pod.pod is not None]
+    stuck = [pod for pod in pods if pod.is_lost or _is_overdue(pod.leaves_by, seen.now)]
     return (stuck[0].node or "unknown") if stuck else ""
+
+
+def _is_overdue(leaves_by: str, now: datetime) -> bool:
+    """Whether a kubelet that lives would have ended the pod long ago."""
+    try:
+        return now - datetime.fromisoformat(leaves_by) > OVERDUE
+    except ValueError:
+        return False

@@ -28,6 +28,18 @@ def marks(claim: Child) -> dict[str, str]:
     return {name: found[name] for name in _MARKS if found.get(name)}
 
 
+def describe(claim: Child) -> tuple[str, str] | None:
+    """Why no shard uses a claim, and what its journal holds, in words for a metric; None for one that is used."""
+    found = marks(claim)
+    if not found:
+        return None
+    cause = "orphaned" if contract.ANNOTATION_ORPHANED in found else "scaled-in"
+    noted = left(claim)
+    if noted is None:
+        return cause, "unknown"
+    return cause, "failed" if noted.error else "empty" if noted.empty else "holding"
+
+
 def left(claim: Child) -> Left | None:
     """What the last job left in the journal; None when none has ended."""
     try:
@@ -45,6 +57,8 @@ def settle(seen: Observation, shard: Shard, worker: EcoWorker, image: str) -> It
     noted = left(claim)
     may_go = noted is not None and noted.empty and worker.spec.wal.reclaim_policy is ReclaimPolicy.DELETE
     if job is None:
+        if volume_jobs.is_at_work(shard):
+            return  # one that was begun while the shard was wanted; it comes to an end
         if noted is None or not noted.empty:
             told = _tell(claim, "DrainStarted", f"A job empties the journal of {shard.name}, which no worker uses.")
             yield from volume_jobs.clear(shard, "a drain comes in its place")

@@ -13,16 +13,15 @@ from enum import StrEnum
 from typing import Final
 
 from eco_crds.ecoworker import EcoWorker, RecoveryMode
-from eco_crds.ecoworker_status import RecoveryResult, WalState
+from eco_crds.ecoworker_status import RecoveryResult
 from eco_crds.jobs import JobName
-from eco_crds.wal import JournalMode
+from eco_crds.wal import LAST_WORDS
 from eco_operator.reconcile import volume_jobs
 from eco_operator.reconcile.hearing import is_fresh, lost_pod
 from eco_operator.reconcile.observation import Observation, Shard
 from eco_operator.reconcile.plan import Announce, Delete, EventType, ObjectRef, Step
 
 REPORTS_MIN: Final = 2
-CAUSES: Final = {JournalMode.QUARANTINED: WalState.CORRUPT, JournalMode.LOST: WalState.LOST}
 _SINCE: Final = " since "
 
 
@@ -69,7 +68,7 @@ def look(seen: Observation, worker: EcoWorker, shard: Shard) -> Recovery:
         return Recovery(Stage.APPROVAL, cause, "recovery.mode is Manual: annotate eco.growbin.app/recover=true")
     if not record:
         return Recovery(Stage.FENCING, cause, "its worker is being stopped")
-    return _look_at_fenced(worker, shard, cause, result)
+    return _look_at_fenced(seen, worker, shard, result)
 
 
 def record_of(shard: Shard) -> str:
@@ -145,12 +144,12 @@ def _told(seen: Observation, shard: Shard) -> str:
     report = shard.report
     if report is not None and is_fresh(seen, shard):
         is_sure = shard.probe.same_mode >= REPORTS_MIN
-        return CAUSES[report.mode].value if report.mode in CAUSES and is_sure else ""
+        return LAST_WORDS[report.mode] if report.mode in LAST_WORDS and is_sure else ""
     pod = shard.pod.pod if shard.pod is not None and not shard.pod.is_deleting else None
     if pod is None or pod.process:
         return ""
     said = pod.last_exit.partition(":")[0]
-    return said if said in {state.value for state in CAUSES.values()} else ""
+    return said if said in LAST_WORDS.values() else ""
 
 
 def _is_allowed(worker: EcoWorker) -> bool:
@@ -168,14 +167,15 @@ def _result_of(shard: Shard, record: str) -> RecoveryResult | None:
     return before if before is not None and before.time >= since else None
 
 
-def _look_at_fenced(worker: EcoWorker, shard: Shard, cause: str, result: RecoveryResult | None) -> Recovery:
+def _look_at_fenced(seen: Observation, worker: EcoWorker, shard: Shard, result: RecoveryResult | None) -> Recovery:
+    cause = cause_in(record_of(shard))
     job = volume_jobs.find(shard, JobName.RECOVER)
     is_noted = job is None or (result is not None and result.job == job.uid)
     if result is not None and result.succeeded and not result.dry_run and is_noted:
         # The worker comes back when the job and its pod have gone.
         is_clear = job is None and not shard.job_pods
         return NO_RECOVERY if is_clear else Recovery(Stage.DONE, cause, "the journal is set right")
-    node = lost_pod(shard)
+    node = lost_pod(seen, shard)
     if node:
         return Recovery(Stage.NODE_LOST, cause, f"its pod is on node {node}, which does not answer: no job may start")
     if job is not None and not is_noted:

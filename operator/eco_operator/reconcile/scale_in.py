@@ -57,7 +57,7 @@ def leaving(seen: Observation, worker: EcoWorker) -> tuple[Shard, ...]:
 
 def look(seen: Observation, worker: EcoWorker, shard: Shard) -> Leaving:
     """How far a shard that is not wanted any more is on its way out."""
-    node = lost_pod(shard)
+    node = lost_pod(seen, shard)
     if node:
         return Leaving(Hold.NODE_LOST, f"its pod is on node {node}, which does not answer")
     if shard.deployment is None:

@@ -51,7 +51,7 @@ def sync_done(seen: Observation, shard: Shard, outcome: Outcome) -> str | None:
     before = shard.previous.sync_now if shard.previous is not None else None
     asked = sync_request(seen, shard)
     job = volume_jobs.find(shard, JobName.SYNC)
-    has_ended = job is not None and job.job is not None and job.job.has_ended
+    has_ended = job is not None and job.job is not None and job.job.has_ended and job.job.request == asked
     return asked if asked and (f"sync {shard.name}" in outcome.commanded or has_ended) else before
 
 
@@ -59,6 +59,11 @@ def _sync_stopped(seen: Observation, worker: EcoWorker, shard: Shard, image: str
     """Where no worker runs because none is to run, a job sends what the journal owes."""
     state = shard.deployment.deployment if shard.deployment is not None else None
     is_stopped = worker.hibernated and state is not None and not state.replicas and not state.recovery
-    if is_stopped and sync_request(seen, shard):
-        told = Announce(about, "SyncStarted", f"A job sends the results of {shard.name}, which is stopped.")
-        yield from volume_jobs.start(seen, shard, worker, job=JobName.SYNC, image=image, told=told)
+    asked = sync_request(seen, shard)
+    if not is_stopped or not asked:
+        return
+    before = volume_jobs.find(shard, JobName.SYNC)
+    if before is not None and before.job is not None and before.job.has_ended and before.job.request != asked:
+        yield from volume_jobs.clear(shard, "people ask again")
+    told = Announce(about, "SyncStarted", f"A job sends the results of {shard.name}, which is stopped.")
+    yield from volume_jobs.start(seen, shard, worker, job=JobName.SYNC, image=image, told=told, request=asked)

@@ -41,12 +41,15 @@ def start(
     image: str,
     told: Announce,
     dry_run: bool = False,
+    request: str = "",
 ) -> Iterator[Step]:
     """Begin a job on a volume that is free and there."""
     claim = shard.claim
     if claim is None or claim.is_deleting or not is_free(shard):
         return
-    desired = job_resource.build(worker, shard.index, job=job, image=image, claim_uid=claim.uid, dry_run=dry_run)
+    desired = job_resource.build(
+        worker, shard.index, job=job, image=image, claim_uid=claim.uid, dry_run=dry_run, request=request
+    )
     if seen.child(kinds.JOB, desired["metadata"]["name"]) is None:
         yield Apply(desired, None, f"{job.value} of {shard.name}", told)
 
@@ -56,6 +59,11 @@ def clear(shard: Shard, why: str) -> Iterator[Step]:
     for child in shard.jobs:
         if not child.is_deleting:
             yield Delete(child, why)
+
+
+def is_at_work(shard: Shard) -> bool:
+    """Whether a job on the volume has not ended yet."""
+    return any(child.job is not None and not child.job.has_ended for child in shard.jobs)
 
 
 def report(shard: Shard, child: Child) -> JobReport | None:

@@ -30,9 +30,19 @@ _KEPT_OF_CONTAINER: Final = (
 
 
 def build(
-    worker: EcoWorker, index: int, *, job: JobName, image: str, claim_uid: str, dry_run: bool = False
+    worker: EcoWorker,
+    index: int,
+    *,
+    job: JobName,
+    image: str,
+    claim_uid: str,
+    dry_run: bool = False,
+    request: str = "",
 ) -> Manifest:
-    """The Job. `worker` may be all that a claim remembers of one; `claim_uid` is the claim's."""
+    """The Job. `worker` may be all that a claim remembers of one; `claim_uid` is the claim's.
+
+    `request` is what people asked for, where it has to be told from an earlier one.
+    """
     name = contract.job_name(worker.metadata.name, index, job.value)
     labels = shard_labels(worker, index, contract.COMPONENT_JOB)
     owner = {
@@ -49,6 +59,7 @@ def build(
                 "name": name,
                 "namespace": worker.metadata.namespace,
                 "labels": labels,
+                **({"annotations": {contract.ANNOTATION_SYNC_NOW: request}} if request else {}),
                 "ownerReferences": [owner],
             },
             "spec": {

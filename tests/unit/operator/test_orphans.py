@@ -4,7 +4,9 @@ import pytest
 
 from eco_crds import contract
 from eco_crds.jobs import JobName, JobReport
+from eco_crds.wal import JournalMode
 from eco_operator import kinds
+from eco_operator.reconcile import kept_claims
 from eco_operator.reconcile.plan import Delete
 from tests.support.cases import merge
 from tests.support.observed import KEY, InMemory
@@ -142,3 +144,40 @@ def test_the_mark_survives_the_note_of_what_is_left(world: InMemory) -> None:
 
 def test_nothing_is_deleted_while_a_mark_is_young(world: InMemory) -> None:
     assert not [it for it in world.plan().steps if isinstance(it, Delete)]
+
+
+def test_a_recovery_that_is_under_way_comes_to_its_end_first() -> None:
+    world = InMemory()
+    world.ready(1)
+    world.report("storage-0", mode=JournalMode.QUARANTINED, times=2)
+    world.act()
+    world.stop_shard("storage-0")
+    world.settle()
+    world.start_job("storage-0-recover")
+    world.remove(kinds.ECO_WORKER, KEY.name)
+    world.remove(kinds.DEPLOYMENT, "storage-0")
+    world.settle()
+    world.pass_time(QUARTER_S)
+    world.settle()
+    assert (kinds.JOB.kind, "storage-0-recover") in world.bodies
+    report = JobReport(job=JobName.RECOVER, shard="storage-0", succeeded=True, action="rebuilt")
+    world.end_job("storage-0-recover", report)
+    world.settle()
+    world.forget_job("storage-0-recover")
+    world.settle()
+    assert has_job(world)
+
+
+def test_kept_claims_are_counted_by_what_they_hold(world: InMemory) -> None:
+    def counted() -> list[tuple[str, str] | None]:
+        return [kept_claims.describe(claim) for claim in world.cache.claims()]
+
+    assert counted() == [("orphaned", "unknown")]
+    world.pass_time(QUARTER_S)
+    world.act()
+    world.end_job(JOB, EMPTY)
+    world.settle()
+    assert counted() == [("orphaned", "empty")]
+    used = InMemory()
+    used.ready(1)
+    assert [kept_claims.describe(claim) for claim in used.cache.claims()] == [None]

@@ -141,3 +141,12 @@ def test_the_pod_of_one_shard_is_that_of_any_other_with_its_name_in_the_right_pl
     worker = EcoWorker.read(document)
     first = deployment.pod_template(worker, 0, image="i")
     assert deployment.of_shard(first, worker, 7) == deployment.pod_template(worker, 7, image="i")
+
+
+def test_each_shard_names_its_revision(world: InMemory) -> None:
+    (first,) = [name for kind, name in world.bodies if kind == kinds.REVISION.kind]
+    assert [it.revision for it in world.conclude().shards] == [first, first]
+    world.apply_worker(concurrency=9)
+    world.act()
+    (second,) = [name for kind, name in world.bodies if kind == kinds.REVISION.kind and name != first]
+    assert [it.revision for it in world.conclude().shards] == [second, first]

@@ -9,6 +9,7 @@ from eco_crds.jobs import JobName, JobReport
 from eco_crds.wal import JournalMode, WalCounts
 from eco_operator import kinds
 from eco_operator.reconcile.plan import Apply, Delete, Plan
+from tests.support.cases import merge
 from tests.support.observed import SILENT, InMemory
 
 DRAINING = JournalMode.DRAINING
@@ -291,3 +292,33 @@ def test_jobs_are_never_applied_to_what_is_there(world: InMemory) -> None:
     world.start_job(JOB)
     world.apply_worker(concurrency=9)
     assert not [it for it in world.plan().steps if isinstance(it, Apply) and it.desired["kind"] == "Job"]
+
+
+def test_a_pod_that_should_be_gone_by_now_is_its_node_s_fault(world: InMemory) -> None:
+    world.report("storage-1", mode=DRAINING)
+    world.act()
+    pod = world.bodies[(kinds.POD.kind, "storage-1-pod")]
+    going = world.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    world.put(kinds.POD, merge(pod, {"metadata": {"deletionTimestamp": going}}))
+    world.conclude()
+    world.pass_time(600)
+    assert blocked(world) == "NodeLost"
+    world.settle()
+    assert (kinds.JOB.kind, JOB) not in world.bodies
+
+
+def test_zero_is_not_reached_before_the_last_shard_is_gone(world: InMemory) -> None:
+    world.apply_worker(replicas=0)
+    for name in ("storage-0", "storage-1"):
+        world.report(name, mode=DRAINING, counts=WalCounts(running=1))
+    ready = world.conclude().condition("Ready")
+    assert ready is not None
+    assert (ready.status, ready.reason) == ("False", "ShardsNotReady")
+    for name in ("storage-0", "storage-1"):
+        world.report(name, mode=DRAINING)
+    world.act()
+    for name in ("storage-0", "storage-1"):
+        world.stop_shard(name)
+    ready = world.conclude().condition("Ready")
+    assert ready is not None
+    assert (ready.status, ready.reason) == ("True", "ScaledToZero")

@@ -171,3 +171,22 @@ def test_a_shard_that_wakes_up_does_not_start_beside_that_job(world: InMemory) -
     world.remove(kinds.POD, f"{JOB}-pod")
     world.settle()
     assert world.bodies[(kinds.DEPLOYMENT.kind, "storage-0")]["spec"]["replicas"] == 1
+
+
+def test_a_second_request_is_not_taken_for_the_first_one_s_job(world: InMemory) -> None:
+    put_sync(world)
+    world.annotate(hibernate="true")
+    world.settle()
+    for name in ("storage-0", "storage-1"):
+        world.stop_shard(name)
+    put_sync(world, "first")
+    world.settle()
+    world.end_job(JOB, None, words="no database")
+    assert world.conclude().shards[0].sync_now == "first"
+    put_sync(world, "second")
+    assert world.conclude().shards[0].sync_now == "first"
+    world.act()
+    assert (kinds.JOB.kind, JOB) not in world.bodies
+    world.forget_job(JOB)
+    world.act()
+    assert world.bodies[(kinds.JOB.kind, JOB)]["metadata"]["annotations"][contract.ANNOTATION_SYNC_NOW] == "second"

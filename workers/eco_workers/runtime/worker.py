@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from eco_crds.contract import JOURNAL_UUID_KEY
-from eco_crds.wal import JournalMode, WalReport
+from eco_crds.jobs import TERMINATION_LOG, TERMINATION_LOG_BYTES_MAX
+from eco_crds.wal import LAST_WORDS, JournalMode, WalReport
 from eco_workers import logs
 from eco_workers import metrics as metric
 from eco_workers.admin.server import AdminServer
@@ -110,9 +111,17 @@ class LateDatabase:
 class Worker:
     """One shard's process."""
 
-    def __init__(self, settings: Settings, *, open_journal: OpenJournal = open_sqlite) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        open_journal: OpenJournal = open_sqlite,
+        last_words: Path = Path(TERMINATION_LOG),
+    ) -> None:
         self.settings = settings
         self._open_journal = open_journal
+        self._termination_log = last_words
+        """The kubelet's file; outside a pod there is none."""
         self.metrics = metric.Metrics()
         self.supervisor = Supervisor(on_restart=lambda name: self.metrics.restarts.labels(name).inc())
         self.registry = registry_of(settings)
@@ -319,6 +328,11 @@ class Worker:
         self._mode = JournalMode.LOST if isinstance(error, JournalLostError) else JournalMode.QUARANTINED
         self._error = describe(error)
         log.error("journal is not usable, standing still", mode=self._mode.value, error=self._error)
+        # Written at once: whatever ends the process, the operator learns from the pod what its journal was like.
+        if self._termination_log.exists():
+            self._termination_log.write_text(
+                f"{LAST_WORDS[self._mode]}: {self._error}"[: TERMINATION_LOG_BYTES_MAX // 4]
+            )
         await self._stop.wait()
 
     async def _close_parts(self) -> None:
