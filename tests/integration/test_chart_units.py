@@ -10,7 +10,7 @@ import yaml
 from tests.support.charts import CHARTS, unit_tests
 from tests.support.figures import record
 
-NAMES: Final = sorted(path.parent.name for path in CHARTS.glob("*/Chart.yaml"))
+NAMES: Final = sorted(str(path.parent.relative_to(CHARTS)) for path in CHARTS.glob("**/Chart.yaml"))
 # What somebody may break in a template, and the chart whose suites must see it.
 BREAKS: Final = {
     "a pod with rights": ("eco-operator", "deployment.yaml", "runAsNonRoot: true", "runAsNonRoot: false"),
@@ -25,6 +25,12 @@ BREAKS: Final = {
     "any namespace reaches the broker": ("waste", "networkpolicies.yaml", "port: 5672", "port: 5673"),
     "self-heal against an autoscaler": ("waste", "workers.yaml", 'omit $spec "replicas"', 'omit $spec "none"'),
     "a store without a name": ("waste", "_helpers.tpl", 'eq .Values.secrets.mode "external"', "false"),
+    "workers that go with their Application": (
+        "waste/argocd",
+        "applications.yaml",
+        "  namespace: {{ $root.Values.argocdNamespace }}\n",
+        "  namespace: argocd\n  finalizers: [resources-finalizer.argocd.argoproj.io]\n",
+    ),
     "a namespace that goes with its journals": ("waste", "namespaces.yaml", "resource-policy: keep", "other: keep"),
 }
 
@@ -37,11 +43,13 @@ def written_down(chart: str) -> tuple[int, int]:
 
 def copied(chart: str, directory: Path) -> Path:
     """A copy, since the program leaves a folder for snapshots beside the suites."""
-    return Path(shutil.copytree(CHARTS / chart, directory / chart))
+    return Path(shutil.copytree(CHARTS / chart, directory / chart.replace("/", "-")))
 
 
 def test_all_suites_of_all_charts_pass(tmp_path: Path) -> None:
-    results = {chart: unit_tests(copied(chart, tmp_path), tmp_path / f"{chart}.xml") for chart in NAMES}
+    results = {
+        chart: unit_tests(copied(chart, tmp_path), tmp_path / f"{chart.replace('/', '-')}.xml") for chart in NAMES
+    }
     passed, failed = (sum(getattr(it, what) for it in results.values()) for what in ("passed", "failed"))
     record("charts.unit_tests", passed, "tests", ok=failed == 0, peer=f"{failed} failed, {len(results)} charts")
     assert [result.text for result in results.values() if result.failed] == []
