@@ -28,7 +28,7 @@ BREAKS: Final = {
     "workers that go with their Application": (
         "waste/argocd",
         "applications.yaml",
-        "  namespace: {{ $root.Values.argocdNamespace }}\n",
+        "  namespace: {{ $root.Values.argocdNamespace | quote }}\n",
         "  namespace: argocd\n  finalizers: [resources-finalizer.argocd.argoproj.io]\n",
     ),
     "a namespace that goes with its journals": ("waste", "namespaces.yaml", "resource-policy: keep", "other: keep"),
