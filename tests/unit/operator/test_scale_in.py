@@ -124,6 +124,15 @@ def test_silence_is_believed_only_after_a_while_and_then_a_job_drains(world: InM
     assert (kinds.JOB.kind, JOB) in world.bodies
 
 
+def test_a_young_operator_takes_no_silence_for_an_answer(world: InMemory) -> None:
+    world.pass_time(1000)
+    del world.probes["storage-1"]
+    world.is_settling = True
+    assert deleted(world.plan()) == []
+    world.is_settling = False
+    assert deleted(world.plan()) == ["Deployment/storage-1"]
+
+
 def test_when_nobody_answers_no_shard_is_taken_for_unreachable() -> None:
     world = InMemory()
     world.ready(3)
@@ -226,6 +235,7 @@ def test_a_claim_is_deleted_only_if_the_policy_says_so_and_a_job_found_it_empty(
         world.act()
         assert ((kinds.CLAIM.kind, "wal-storage-1") in world.bodies) or (kinds.JOB.kind, JOB) not in world.bodies
         if (kinds.JOB.kind, JOB) not in world.bodies and (kinds.POD.kind, f"{JOB}-pod") in world.bodies:
+            world.act()
             assert (kinds.CLAIM.kind, "wal-storage-1") in world.bodies, "a pod of the job still has the volume"
             world.forget_job(JOB)
     assert ((kinds.CLAIM.kind, "wal-storage-1") not in world.bodies) is goes
