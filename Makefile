@@ -59,7 +59,7 @@ parts: setup  ## Start the lab and install the servers that tests run by themsel
 	  [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || apt-get install -y -qq debian-archive-keyring >/dev/null
 	  $(PY) -m tests.support.debian >/dev/null
 	fi
-	$(PY) -m eco_lab up --with helm
+	$(PY) -m eco_lab up --with helm --with helm-unittest
 
 .PHONY: unit
 unit: setup  ## Run the tests that need neither network nor cluster
@@ -102,7 +102,7 @@ status: setup  ## Say what of the lab runs
 bench: bench-journal bench-worker  ## Measure speed beside a peer or a limit; `make bench-NAME` runs one part
 bench-%: setup
 	$(PY) -m tests.benchmarks.$*
-prove: prove-journal prove-worker prove-operator prove-charts  ## Run the counted proofs, thoroughly; `make prove-NAME` runs one part
+prove: prove-journal prove-worker prove-operator prove-charts prove-rights  ## Run the counted proofs, thoroughly; `make prove-NAME` runs one part
 prove-%: setup
 	$(PY) -m tests.prove.$*
 
