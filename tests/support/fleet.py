@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import itertools
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ from eco_operator import errors, kinds
 from eco_operator.cluster import Cluster
 
 POLL_S: Final = 0.1
-_addresses = itertools.count(1)
+# Two runs of tests on one machine must not want the same address.
+_addresses = itertools.count(os.getpid() % 5_000_000)
 
 
 @dataclass(slots=True)
