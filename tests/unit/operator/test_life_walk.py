@@ -1,8 +1,9 @@
 """Whatever happens in whatever order: one writer a volume, no claim deleted that may hold something, an end at last.
 
-Random walks through the life of an EcoWorker. Its people edit, annotate, delete and make it anew; its nodes start pods or
-lose them; its workers obey and report; its jobs end well or badly; the operator mostly looks, and sometimes is late. What
-must never happen is checked before each of its steps. `ECO_WALK_SEED` gives one walk again by its number.
+Random walks through the life of an EcoWorker. Its people edit, annotate, delete and make it anew; its nodes start pods
+or lose them; its workers obey and report; its jobs end well or badly; the operator mostly looks, and sometimes is late.
+What must never happen is checked before each of its steps. `ECO_WALK_SEED` gives one walk again by its number, and
+`ECO_WALKS` another count of them (150 of 120 steps take two and a half minutes of a core).
 """
 
 import os
@@ -19,8 +20,8 @@ from eco_operator import kinds
 from eco_operator.reconcile.plan import Apply, Command, Delete, Step
 from tests.support.observed import KEY, InMemory
 
-WALKS: Final = 150
-STEPS: Final = 120
+WALKS: Final = int(os.environ.get("ECO_WALKS", "6"))
+STEPS: Final = 90
 SHARDS: Final = ("storage-0", "storage-1")
 GRAVE: Final = (JournalMode.QUARANTINED, JournalMode.LOST)
 COUNTS: Final = (WalCounts(), WalCounts(due=1), WalCounts(running=1), WalCounts(unsynced=2), WalCounts(outbox_unsent=1))
@@ -207,11 +208,13 @@ def test_nothing_that_must_never_happen_happens(seed: int) -> None:
 
 def test_the_walks_come_to_all_that_is_dangerous() -> None:
     """Else they would prove nothing."""
-    happened: set[str] = set()
-    for seed in range(30):
+    dangerous = {"made drain", "made recover", "deleted PersistentVolumeClaim", "deleted Deployment", "deleted Job"}
+    dangerous |= {"drain", "fence", "resume", "drain ended badly", "recover ended well"}
+    for seed in range(40):
         walk = Walk(seed)
         for _ in range(STEPS):
             walk.step()
-        happened |= walk.happened
-    dangerous = {"made drain", "made recover", "deleted PersistentVolumeClaim", "deleted Deployment", "deleted Job"}
-    assert dangerous | {"drain", "fence", "resume", "drain ended badly", "recover ended well"} <= happened
+        dangerous -= walk.happened
+        if not dangerous:
+            return
+    raise AssertionError(f"never happened: {dangerous}")
