@@ -4,12 +4,14 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from pydantic import ValidationError
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
 from eco_crds import contract
 from eco_crds.ecoworker_status import WalState
+from eco_crds.jobs import Left
 
 _COLOURS: Final = {
     WalState.HEALTHY: "green",
@@ -87,7 +89,7 @@ def orphans_table(claims: Iterable[Document], now: datetime) -> Table:
         since = gone or marks.get(contract.ANNOTATION_SCALED_IN)
         worker = (metadata.get("labels") or {}).get(contract.LABEL_WORKER, "")
         row = (metadata["namespace"], metadata["name"], worker, age(since, now), why)
-        found.add_row(*row, marks.get(contract.ANNOTATION_LEFT) or "no job has looked yet")
+        found.add_row(*row, _left(marks.get(contract.ANNOTATION_LEFT)))
     return found
 
 
@@ -125,6 +127,15 @@ def _sync(worker: Document, sync: Document, now: datetime) -> Text:
     line.append(f"  unsynced {_number(entry, 'unsynced')}  parked {_number(entry, 'parked')}")
     last = age(entry.get("lastSyncTime"), now)
     return line.append(f"  last {last} ago" if last else "  never yet")
+
+
+def _left(written: str | None) -> str:
+    if not written:
+        return "no job has looked yet"
+    try:
+        return str(Left.model_validate_json(written))
+    except ValidationError:
+        return f"not readable: {written}"
 
 
 def _number(entry: Document, key: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from eco_crds import contract
 from eco_operator.plugin import show
 from eco_operator.plugin.__main__ import hoisted
 from eco_operator.plugin.completion import candidates, option
@@ -92,3 +93,22 @@ def test_an_old_verdict_is_called_old_and_a_recovery_is_shown() -> None:
     shown = printed(show.tree(worker, [], NOW))
     assert "has not looked at the present spec yet" in shown
     assert "recovery done 60m ago (rebuilt)" in shown
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        (None, "no job has looked yet"),
+        ('{"empty":true}', "its journal is empty"),
+        ('{"unfinished":3}', "its journal holds 3 unfinished tasks, 0 unsynced results and 0 unsent messages"),
+        ("3", "not readable: 3"),
+    ],
+)
+def test_an_unused_claim_says_since_when_and_what_is_left(left: str | None, expected: str) -> None:
+    marks = {contract.ANNOTATION_SCALED_IN: "2026-11-27T09:00:00Z"}
+    if left is not None:
+        marks[contract.ANNOTATION_LEFT] = left
+    labels = {contract.LABEL_WORKER: "storage"}
+    metadata = {"namespace": "shop", "name": "wal-storage-1", "labels": labels, "annotations": marks}
+    line = printed(show.orphans_table([{"metadata": metadata}], NOW)).splitlines()[1]
+    assert line.split() == ["shop", "wal-storage-1", "storage", "3h", "scaled", "in", *expected.split()]
