@@ -13,7 +13,7 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import GaugeMetricFamily
 
-from eco_operator import metrics
+from eco_operator import fleet_metrics, kinds, metrics
 from eco_operator.leader import Elector
 from eco_operator.loop import LOOK_TIMEOUT_S, Loop
 from eco_operator.settings import Settings
@@ -154,4 +154,6 @@ def _labelled(health: Health) -> list[GaugeMetricFamily]:
     )
     for (cause, journal), count in sorted(health.loop.kept_claims_by_state().items()):
         claims.add_metric([cause, journal], count)
-    return [objects, shards, claims]
+    cache = health.loop.cache
+    owned = [*cache.all_owned(kinds.ECO_WORKER), *cache.all_owned(kinds.WAL_SYNC)]
+    return [objects, shards, claims, *fleet_metrics.families(owned)]
