@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
@@ -103,38 +103,79 @@ async def _caught_up(made: World, published: list[str]) -> float:
     raise ProcessError(f"not caught up {CAUGHT_UP_TIMEOUT_S:.0f} s after the failure's end")
 
 
-async def run(faults: list[str], seed: int, policy: str) -> bool:
-    """Measure and print; whether nothing was lost."""
-    print(f"seed {seed}; ackPolicy {policy}; two shards, sync every second\n")
-    print("| | failure | seen by | lasted | nothing came out for | all caught up after | tasks lost | reproduce |")
-    print("|---|---|---|---|---|---|---|---|")
+@dataclass(slots=True)
+class Round:
+    """All failures under one policy."""
+
+    policy: str
+    costs: dict[str, Cost] = field(default_factory=dict)
+    """By the fault's name."""
+    told: str = ""
+    kept: bool = False
+    """Whether nothing was lost, doubled or wrong, and no worker ended unasked."""
+
+
+async def run(faults: list[str], seed: int, policy: str) -> Round:
+    """Cause one failure after the other under a policy."""
+    found = Round(policy)
     async with world(random.Random(seed), small_volume=True, policy=policy) as made:
-        for number, what, fault, seen in FAILURES:
+        for _, what, fault, _ in FAILURES:
             if faults and fault not in faults:
                 continue
-            found = await cost(made, fault)
-            times = " | ".join(f"{value:.1f} s" for value in (found.lasted_s, found.silent_s, found.caught_up_s))
-            command = f"`python -m tests.prove.failures --policy {policy.lower()} --faults {fault}`"
-            print(f"| {number} | {what} | {seen} | {times} | {found.lost} | {command} |", flush=True)
+            one = found.costs[fault] = await cost(made, fault)
+            print(
+                f"  {policy:<10} {what:<45} lasted {one.lasted_s:4.1f} s, silent {one.silent_s:4.1f} s, "
+                f"caught up {one.caught_up_s:4.1f} s, lost {one.lost}",
+                flush=True,
+            )
         await made.settle()
         verdict = await made.close_books()
-    print(
-        f"\n{verdict.published} tasks: {len(verdict.lost)} lost, {len(verdict.duplicates)} duplicate effects, "
+    found.told = (
+        f"{policy}: {verdict.published} tasks, {len(verdict.lost)} lost, {len(verdict.duplicates)} duplicate effects, "
         f"{len(verdict.wrong)} wrong, {verdict.repeated_runs} bodies run again"
     )
-    return not (verdict.lost or verdict.duplicates or verdict.wrong or made.exits)
+    found.kept = not (verdict.lost or verdict.duplicates or verdict.wrong or made.exits)
+    return found
+
+
+def table(rounds: list[Round]) -> str:
+    """The failures as Markdown; a cell holds one value for each policy that was measured."""
+    policies = " / ".join(each.policy for each in rounds)
+    lines = [
+        f"| What fails | Seen by | Lasted | Nothing came out for ({policies}) | Caught up after | Lost | Name |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for _, what, fault, seen in FAILURES:
+        costs = [each.costs[fault] for each in rounds if fault in each.costs]
+        if not costs:
+            continue
+        lasted, silent, caught = (
+            " / ".join(f"{value:.1f}" for value in values) + " s"
+            for values in zip(*((one.lasted_s, one.silent_s, one.caught_up_s) for one in costs), strict=True)
+        )
+        lost = " / ".join(str(one.lost) for one in costs)
+        lines.append(f"| {what} | {seen} | {lasted} | {silent} | {caught} | {lost} | `{fault}` |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description="What each failure costs, as a table for the README.")
     parser.add_argument("--faults", default="", help="only these, by comma")
-    parser.add_argument("--policy", choices=tuple(POLICIES), default="journaled", help="ack policy of the shards")
+    parser.add_argument(
+        "--policy", choices=(*POLICIES, "all"), default="all", help="ack policy of the shards; one after the other"
+    )
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
     faults = [each for each in arguments.faults.split(",") if each]
-    raise SystemExit(0 if asyncio.run(run(faults, arguments.seed, POLICIES[arguments.policy])) else 1)
+    wanted = list(POLICIES) if arguments.policy == "all" else [arguments.policy]
+    print(f"seed {arguments.seed}; two shards, sync every second")
+    rounds = [asyncio.run(run(faults, arguments.seed, POLICIES[name])) for name in wanted]
+    print("\n" + table(rounds) + "\n")
+    for each in rounds:
+        print(each.told)
+    raise SystemExit(0 if all(each.kept for each in rounds) else 1)
 
 
 if __name__ == "__main__":
