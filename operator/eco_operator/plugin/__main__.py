@@ -163,7 +163,7 @@ def hoisted(words: list[str]) -> list[str]:
 def main() -> None:
     """Run the command line; what kubectl refuses ends it with kubectl's own words."""
     try:
-        app(hoisted(sys.argv[1:]))
+        app(hoisted(sys.argv[1:]), prog_name="kubectl eco")
     except KubectlError as error:
         typer.echo(f"kubectl eco: {error}", err=True)
         raise SystemExit(1) from None
