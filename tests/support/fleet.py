@@ -25,8 +25,8 @@ from eco_operator import errors, kinds
 from eco_operator.cluster import Cluster
 
 POLL_S: Final = 0.1
-# Two runs of tests on one machine must not want the same address.
-_addresses = itertools.count(os.getpid() % 5_000_000)
+# Runs side by side on one machine begin far from each other.
+_addresses = itertools.count(1 + os.getpid() % 100 * 60_000)
 
 
 @dataclass(slots=True)
