@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import itertools
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ from eco_operator import errors, kinds
 from eco_operator.cluster import Cluster
 
 POLL_S: Final = 0.1
-_addresses = itertools.count(1)
+# From another place in each process, so that two test runs on one machine do not ask for the same addresses.
+_addresses = itertools.count(os.getpid() * 997 % 5_000_000)
 
 
 @dataclass(slots=True)
