@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from eco_operator import cluster as operator_cluster
+from eco_operator import kinds
 from tests.support.apiserver import ApiServer
 from tests.support.fault_runs import api_faults, crash_points, rig
 from tests.support.fault_scenarios import SCENARIOS
 from tests.support.faulty_api import Fault
 from tests.support.operator_fuzz import fuzz, permissive_server
-from tests.support.operator_world import server_with_kinds
+from tests.support.operator_world import environment_with, server_with_kinds
 
 pytestmark = pytest.mark.cluster
 
@@ -22,6 +24,20 @@ SAMPLE = [it for it in SCENARIOS if it.name in {"apply", "scale-in", "recovery"}
 def server() -> Iterator[ApiServer]:
     with server_with_kinds() as running:
         yield running
+
+
+@pytest.mark.parametrize(
+    "text", ["\U0001f680", "\x7f\x80\x85\u2028\u2029\ufeff", "\\ud83d\\ude80", "'\"#: \t\n"], ids=ascii
+)
+async def test_any_text_arrives_as_it_was_applied(server: ApiServer, text: str) -> None:
+    with environment_with("KUBECONFIG", str(server.kubeconfig)):
+        connected = await operator_cluster.connect()
+    metadata = {"name": "texts", "namespace": "default"}
+    async with connected as cluster:
+        desired = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"text": text}}
+        await cluster.apply(desired, force=True)
+        found = await cluster.get(kinds.CONFIG_MAP, "default", "texts")
+    assert found["data"]["text"] == text
 
 
 async def test_a_crash_or_a_bad_answer_changes_nothing_of_the_end(server: ApiServer, tmp_path: Path) -> None:
