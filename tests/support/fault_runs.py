@@ -1,10 +1,10 @@
 """Plays the scenarios under faults and says which did not come to the end that a run without faults came to."""
 
 import asyncio
-import itertools
 import json
 import sys
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -71,13 +71,12 @@ class Rig:
     exits: list[int] = field(default_factory=list)
     """Exit codes of operators that ended without being killed."""
     _kills: int = 0
-    _runs: Any = field(default_factory=lambda: itertools.count(1))
 
     async def play(
         self, scenarios: Sequence[Scenario], fault: str, begin: Callable[[dict[str, Place]], None]
     ) -> list[Verdict]:
         """Bring each scenario to its beginning, have `begin` switch faults on, act, and compare the ends."""
-        async with places(self.server, self.cluster, scenarios, f"run{next(self._runs)}") as made:
+        async with places(self.server, self.cluster, scenarios, uuid.uuid4().hex[:6]) as made:
             await self._bases(scenarios, made)
             logged = self.operator.log.stat().st_size
             begin(made)
@@ -97,7 +96,7 @@ class Rig:
 
     async def learn(self, scenarios: Sequence[Scenario] = SCENARIOS) -> None:
         """Play without faults and keep the ends."""
-        async with places(self.server, self.cluster, scenarios, f"run{next(self._runs)}") as made:
+        async with places(self.server, self.cluster, scenarios, uuid.uuid4().hex[:6]) as made:
             await self._bases(scenarios, made)
             self.api.begin()
             for scenario in scenarios:
