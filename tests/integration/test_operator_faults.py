@@ -47,7 +47,7 @@ async def test_a_crash_or_a_bad_answer_changes_nothing_of_the_end(server: ApiSer
         assert [it.scenario for it in crashed] == ["apply", "scale-in", "recovery"]
         faulty = [
             verdict
-            for fault in (Fault.DROP_EVENTS, Fault.CONFLICT, Fault.LOST_ANSWER)
+            for fault in (Fault.CONFLICT, Fault.LOST_ANSWER)
             for verdict in await api_faults(made, fault, 3, SAMPLE)
         ]
         assert [str(it) for it in (*crashed, *faulty) if it.complaints] == []

@@ -61,7 +61,7 @@ async def _all_crash_points() -> list[Verdict]:
             for number in itertools.count(1):
                 if number > max(made.writes.values()):
                     break
-                found += await crash_points(made, number)
+                found += _told(await crash_points(made, number))
             _no_exits(made)
     return found
 
@@ -72,7 +72,7 @@ async def _all_api_faults() -> list[Verdict]:
         async with rig(server, Path(place)) as made:
             await made.learn()
             for seed, fault in itertools.product(SEEDS, Fault):
-                found += await api_faults(made, fault, seed)
+                found += _told(await api_faults(made, fault, seed))
             _no_exits(made)
     return found
 
@@ -82,11 +82,14 @@ def _no_exits(made: Rig) -> None:
         raise SystemExit(f"the operator ended by itself with {made.exits}:\n{made.operator.tail()}")
 
 
+def _told(found: list[Verdict]) -> list[Verdict]:
+    for verdict in found:
+        print(verdict, flush=True)
+    return found
+
+
 def _failed(found: Iterable[Verdict]) -> int:
-    failed = [verdict for verdict in found if verdict.complaints]
-    for verdict in failed:
-        print(verdict)
-    return len(failed)
+    return sum(bool(verdict.complaints) for verdict in found)
 
 
 PARTS: Final = {"crash-points": prove_crash_points, "api-faults": prove_api_faults, "fuzz": prove_fuzz}
