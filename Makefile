@@ -54,7 +54,12 @@ parts: setup  ## Start the lab and install the servers that tests run by themsel
 	  [ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >/dev/null
 	fi
-	$(PY) -m eco_lab up --with helm
+	if ! ls -d build/debian/{rabbitmq,redis} >/dev/null 2>&1 && command -v apt-get >/dev/null; then
+	  echo "parts: RabbitMQ 3.10 and Redis out of Debian 12, unpacked into build/"
+	  [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || apt-get install -y -qq debian-archive-keyring >/dev/null
+	  $(PY) -m tests.support.debian >/dev/null
+	fi
+	$(PY) -m eco_lab up --with helm --with helm-unittest
 
 .PHONY: unit
 unit: setup  ## Run the tests that need neither network nor cluster
@@ -97,7 +102,7 @@ status: setup  ## Say what of the lab runs
 bench: bench-journal bench-worker  ## Measure speed beside a peer or a limit; `make bench-NAME` runs one part
 bench-%: setup
 	$(PY) -m tests.benchmarks.$*
-prove: prove-journal prove-worker prove-operator prove-charts  ## Run the counted proofs, thoroughly; `make prove-NAME` runs one part
+prove: prove-journal prove-worker prove-operator prove-charts prove-rights  ## Run the counted proofs, thoroughly; `make prove-NAME` runs one part
 prove-%: setup
 	$(PY) -m tests.prove.$*
 

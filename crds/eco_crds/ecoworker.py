@@ -73,6 +73,14 @@ class AccessMode(StrEnum):
     ONE_NODE = "ReadWriteOnce"
 
 
+class AckPolicy(StrEnum):
+    """When the broker is told that a task has been taken: what the loss of a volume costs."""
+
+    JOURNALED = "Journaled"
+    COMPLETED = "Completed"
+    REPLICATED = "Replicated"
+
+
 class ReclaimPolicy(StrEnum):
     """What becomes of a volume that no shard uses any more."""
 
@@ -227,6 +235,11 @@ class Wal(ApiModel):
     access_mode: AccessMode = AccessMode.ONE_POD
     """How the volume may be attached. ReadWriteOncePod keeps a second pod away from a journal; use ReadWriteOnce only
     for storage that does not know it. Cannot be changed."""
+    ack_policy: AckPolicy = AckPolicy.JOURNALED
+    """When a task is acked at the broker. Journaled: once it is durable on the volume; survives everything but the loss
+    of the volume. Completed: once it has ended or waits for a scheduled start, so that a lost volume costs no other
+    task; as many are taken from the broker as can run. Replicated: once it is confirmed in objectStore, so that a lost
+    volume costs none; nothing new is taken while the bucket is away. May be changed at any time."""
     reclaim_policy: ReclaimPolicy = ReclaimPolicy.RETAIN
     """What becomes of a volume whose shard or EcoWorker is gone. Delete removes it once a job has found the journal
     empty, and only then; Retain keeps it."""
@@ -269,6 +282,19 @@ class EcoWorkerSpec(ApiModel):
             message="must not be less than concurrency: some of the worker's slots would never be used",
             field=".maxUnfinished",
             holds=lambda it: it.max_unfinished is None or it.max_unfinished >= it.concurrency,
+        ),
+        Rule(
+            cel="self.wal.ackPolicy != 'Replicated' || has(self.objectStore)",
+            message="Replicated needs an objectStore: the journals' segments are kept there",
+            field=".wal.ackPolicy",
+            holds=lambda it: it.wal.ack_policy is not AckPolicy.REPLICATED or it.object_store is not None,
+        ),
+        Rule(
+            cel="self.wal.ackPolicy != 'Completed' || self.queues.size() <= self.concurrency",
+            message="with ackPolicy Completed it must not be less than the number of queues: as many tasks are taken"
+            " from the broker as can run, and each queue needs one",
+            field=".concurrency",
+            holds=lambda it: it.wal.ack_policy is not AckPolicy.COMPLETED or len(it.queues) <= it.concurrency,
         ),
         Rule(
             cel=_reserved_cel(),

@@ -41,7 +41,9 @@ class JobReport(BaseModel):
     journal_uuid: str = Field("", max_length=64)
     epoch: int = Field(0, ge=0)
     empty: bool = Field(False, description="Whether the journal owes nothing any more, so that its volume may go.")
-    action: str = Field("", max_length=32, description="Of `recover`: none, unmarked, adopted, rebuilt or restored.")
+    action: str = Field(
+        "", max_length=32, description="Of `recover`: none, unmarked, adopted, rebuilt, restored or anew."
+    )
     unfinished: int = Field(0, ge=0, description="Pending and running rows that are left.")
     unsynced: int = Field(0, ge=0, description="Terminal rows that still owe their report, parked ones included.")
     unsent: int = Field(0, ge=0, description="Messages that are left in the outbox, parked ones included.")
@@ -54,6 +56,21 @@ class JobReport(BaseModel):
     problems: list[str] = Field(default_factory=list, max_length=PROBLEMS_MAX)
     moved_aside: str = Field("", max_length=255, description="File that the damaged journal was kept as.")
     took_s: float = Field(0.0, ge=0)
+
+    def line(self) -> str:
+        """One line of JSON within the kubelet's bound: the last problems go first, then the end of the error.
+
+        What is left without both is bounded by the fields themselves.
+        """
+        told = self
+        while len(text := told.model_dump_json().encode()) > TERMINATION_LOG_BYTES_MAX:
+            if told.problems:
+                told = told.model_copy(update={"problems": told.problems[:-1]})
+            elif told.error:
+                told = told.model_copy(update={"error": told.error[: len(told.error) // 2]})
+            else:
+                break
+        return text.decode()
 
 
 class Left(BaseModel):

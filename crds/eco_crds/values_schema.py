@@ -11,6 +11,7 @@ from eco_crds.ecoworker import (
     NAME_LENGTH_MAX,
     REPLICAS_MAX,
     RESERVED_ENV,
+    AckPolicy,
     EcoWorker,
     EcoWorkerSpec,
     EnvVar,
@@ -39,6 +40,15 @@ _IN_SCHEMA: Final[dict[tuple[type[ApiModel], str], Node]] = {
         "if": {"properties": {"role": {"const": "storage"}}},
         "then": {"required": ["objectStore"]},
     },
+    (EcoWorkerSpec, ".wal.ackPolicy"): {
+        "if": {
+            "required": ["wal"],
+            "properties": {
+                "wal": {"required": ["ackPolicy"], "properties": {"ackPolicy": {"const": AckPolicy.REPLICATED.value}}}
+            },
+        },
+        "then": {"required": ["objectStore"]},
+    },
     (EcoWorkerSpec, ".env"): {
         "properties": {"env": {"items": {"properties": {"name": {"not": {"enum": list(RESERVED_ENV)}}}}}}
     },
@@ -51,7 +61,12 @@ _IN_SCHEMA: Final[dict[tuple[type[ApiModel], str], Node]] = {
     },
 }
 _IN_TEMPLATE: Final = frozenset(
-    {(EcoWorker, ".metadata.name"), (EcoWorkerSpec, ".maxUnfinished"), (WalSpec, ".size")},
+    {
+        (EcoWorker, ".metadata.name"),
+        (EcoWorkerSpec, ".maxUnfinished"),
+        (EcoWorkerSpec, ".concurrency"),
+        (WalSpec, ".size"),
+    },
 )
 
 

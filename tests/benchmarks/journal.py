@@ -2,8 +2,10 @@
 
 The work is one task a round: accept, claim, complete, each acknowledged after its commit, by many writers at once. The
 peers do the same work on the same disk: the journal with `synchronous=NORMAL`, plain aiosqlite with one transaction an
-operation, and a bare fdatasync of as many bytes. Runs are interleaved and the middle one of several counts, since disks
-and machines have moods. `--part speed|size` runs one half.
+operation, and a bare fdatasync of as many bytes, as often as the journal commits. That last one runs as a process
+beside the journal, so that both meet the same disk and the same machine; what an idle disk would say is told as well.
+Runs are interleaved and the middle one of several counts, since disks and machines have moods. `--part speed|size` runs
+one half.
 """
 
 import argparse
@@ -42,7 +44,8 @@ SECONDS: Final = 3.0
 MIB: Final = 1024 * 1024
 ROWS: Final = 1_000_000
 UNFINISHED: Final = 10_000
-OPERATIONS_PER_TASK: Final = 3
+BARE_APPENDS: Final = 32
+"""Appends of the bare sync before it begins its file anew: about the journal's log between two checkpoints."""
 
 
 @dataclass(slots=True)
@@ -157,20 +160,33 @@ UPDATE task_wal SET state = 'completed', result = ?, ended_at = ?, last_activity
   version = version + 1 WHERE task_id = ? RETURNING task_id"""
 
 
-def bare_fdatasync(path: Path, *, size_bytes: int, times: int) -> list[float]:
-    """Seconds of each append and sync of so many bytes to a file."""
+def bare_fdatasync(path: Path, *, size_bytes: int, per_second: float, seconds: float) -> list[float]:
+    """Seconds of each append and sync of so many bytes to a file, so many times a second."""
     data = os.urandom(size_bytes)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    seconds = []
+    took_s: list[float] = []
+    end = due = time.perf_counter()
+    end += seconds
     try:
-        for _ in range(times):
-            begun = time.perf_counter()
+        while (begun := time.perf_counter()) < end:
+            if len(took_s) % BARE_APPENDS == 0:
+                os.lseek(descriptor, 0, os.SEEK_SET)  # over its own blocks again, as a log that was moved is
             os.write(descriptor, data)
             os.fdatasync(descriptor)
-            seconds.append(time.perf_counter() - begun)
+            now = time.perf_counter()
+            took_s.append(now - begun)
+            due = max(due + 1 / per_second, now)
+            time.sleep(due - now)
     finally:
         os.close(descriptor)
-    return seconds
+    return took_s
+
+
+def fdatasync_beside(path: Path, *, size_bytes: int, per_second: float, seconds: float) -> subprocess.Popen[str]:
+    """The same in a process of its own, beside whatever runs meanwhile; it prints its seconds as JSON."""
+    arguments = (path, "--bytes", size_bytes, "--per-second", per_second, "--seconds", seconds)
+    command = [sys.executable, "-m", "tests.benchmarks.journal", "--sync", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def bytes_written() -> int:
@@ -187,34 +203,72 @@ def middle(values: list[float]) -> float:
     return statistics.median(values)
 
 
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The slowest hundredth of the journal's operations, and of bare syncs of as many bytes."""
+
+    journal_p99_s: float
+    beside_p99_s: float
+    idle_p99_s: float
+    group_bytes: int
+
+    @property
+    def beside(self) -> float:
+        return self.journal_p99_s / self.beside_p99_s
+
+    @property
+    def on_idle_disk(self) -> float:
+        return self.journal_p99_s / self.idle_p99_s
+
+    def __str__(self) -> str:
+        return (
+            f"p99 {self.journal_p99_s * 1000:.1f} ms, of a bare fdatasync of {self.group_bytes:,} bytes beside it"
+            f" {self.beside_p99_s * 1000:.1f} ms, of one on an idle disk {self.idle_p99_s * 1000:.1f} ms"
+        )
+
+
+def measure_tail(base: Path, before: Measured, seconds: float) -> Tail:
+    """Run the work once more, with bare syncs beside it of the size and at the rate that it had before."""
+    group_bytes, per_second = before.bytes_written // max(1, before.commits), before.commits / before.seconds
+    syncs = fdatasync_beside(base / "beside", size_bytes=group_bytes, per_second=per_second, seconds=seconds)
+    measured = asyncio.run(journal_work(base / "tail.db", writers=64, synchronous="FULL", seconds=seconds))
+    beside = json.loads(syncs.communicate(timeout=seconds + 60)[0])
+    idle = bare_fdatasync(base / "idle", size_bytes=group_bytes, per_second=per_second, seconds=seconds / 2)
+    return Tail(measured.p99_s, _p99(beside), _p99(idle), group_bytes)
+
+
+def _p99(values: list[float]) -> float:
+    return statistics.quantiles(values, n=100)[98]
+
+
 def measure_speed(seconds: float) -> None:
     """Operations a second against peers of the same run."""
-    full, ratios, against_peer, tails, commits = [], [], [], [], []
+    full, ratios, against_peer, commits = [], [], [], []
+    tails: list[Tail] = []
     for number in range(ROUNDS):
         with directory() as base:
             gc.collect()
             normal = asyncio.run(journal_work(base / "normal.db", writers=64, synchronous="NORMAL", seconds=seconds))
             safe = asyncio.run(journal_work(base / "full.db", writers=64, synchronous="FULL", seconds=seconds))
             peer = asyncio.run(aiosqlite_work(base / "peer.db", writers=64, seconds=seconds))
-            group_bytes = safe.bytes_written // max(1, safe.commits)
-            bare = bare_fdatasync(base / "bare", size_bytes=group_bytes, times=max(300, safe.commits // 2))
-        bare_p99_s = statistics.quantiles(bare, n=100)[98]
+            tails.append(measure_tail(base, safe, seconds))
         full.append(safe.per_second)
         commits.append(safe.commits / safe.seconds)
         ratios.append(safe.per_second / normal.per_second)
         against_peer.append(normal.per_second / peer.per_second)
-        tails.append(safe.p99_s / bare_p99_s)
         print(
             f"  round {number + 1}: FULL {safe.per_second:,.0f}/s, NORMAL {normal.per_second:,.0f}/s, aiosqlite"
-            f" {peer.per_second:,.0f}/s; p99 {safe.p99_s * 1000:.1f} ms, p50"
-            f" {statistics.median(safe.latencies_s) * 1000:.1f} ms; fdatasync of {group_bytes:,} bytes p99"
-            f" {bare_p99_s * 1000:.1f} ms; {safe.commits / safe.seconds:,.0f} groups/s of"
-            f" {safe.operations / max(1, safe.commits):.0f}",
+            f" {peer.per_second:,.0f}/s; {safe.commits / safe.seconds:,.0f} groups/s of"
+            f" {safe.operations / max(1, safe.commits):.0f}; {tails[-1]}",
             flush=True,
         )
     figures.record("journal.full_vs_normal_64", middle(ratios), "ratio", ">= 0.75", peer="synchronous=NORMAL")
     figures.record("journal.vs_aiosqlite_64", middle(against_peer), "ratio", ">= 3", peer="aiosqlite, NORMAL")
-    figures.record("journal.p99_vs_fdatasync_64", middle(tails), "ratio", "<= 3", peer="bare fdatasync, as many bytes")
+    beside, idle = middle([tail.beside for tail in tails]), middle([tail.on_idle_disk for tail in tails])
+    peer_name = "bare fdatasync beside it, as many bytes as often"
+    figures.record("journal.p99_vs_fdatasync_64", beside, "ratio", "<= 3", peer=peer_name)
+    figures.record("journal.p99_vs_idle_fdatasync_64", idle, "ratio", peer="the same on a disk that does nothing else")
+    figures.record("journal.p99_ms_64", middle([tail.journal_p99_s * 1000 for tail in tails]), "ms")
     figures.record("journal.commits_per_s_64", middle(full), "operations/s")
     figures.record("journal.groups_per_s_64", middle(commits), "transactions/s")
     with directory() as base:
@@ -340,7 +394,14 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=ROWS, help="rows of the large journal")
     parser.add_argument("--fill", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--open", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--sync", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--bytes", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--per-second", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.sync:
+        took_s = bare_fdatasync(given.sync, size_bytes=given.bytes, per_second=given.per_second, seconds=given.seconds)
+        print(json.dumps(took_s))
+        return 0
     if given.fill:
         asyncio.run(fill(given.fill, given.rows, min(UNFINISHED, given.rows // 10)))
     if given.open:

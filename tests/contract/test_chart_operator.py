@@ -87,10 +87,10 @@ def grants(rules: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
 def test_rights_are_those_of_the_kinds_that_the_operator_watches_and_writes(rendered: list[dict[str, Any]]) -> None:
     """A kind that the operator takes up without a right, or a right that no code uses, fails here."""
     [role] = [it for it in by_kind(rendered, "ClusterRole") if it["metadata"]["name"] == "eco-operator"]
-    expected = {(kind.group, kind.plural, verb) for kind in kinds.WATCHED for verb in ("get", "list", "watch")}
+    expected = {(kind.group, kind.plural, verb) for kind in kinds.WATCHED for verb in ("list", "watch")}
     expected |= {(kind.group, f"{kind.plural}/status", "patch") for kind in kinds.OWNED}
     built = [kind for kind in kinds.CHILDREN if kind is not kinds.POD]
-    expected |= {(kind.group, kind.plural, verb) for kind in built for verb in ("create", "patch")}
+    expected |= {(kind.group, kind.plural, verb) for kind in built for verb in ("get", "create", "patch")}
     removed = (kinds.DEPLOYMENT, kinds.CONFIG_MAP, kinds.REVISION, kinds.JOB, kinds.CLAIM)
     expected |= {(kind.group, kind.plural, "delete") for kind in removed}
     expected |= {(kinds.EVENT.group, kinds.EVENT.plural, "create")}

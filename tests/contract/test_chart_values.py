@@ -22,6 +22,10 @@ AWKWARD: Final[dict[str, list[dict[str, Any]]]] = {
         {"secrets": {"mode": "external", "external": {"storeName": "null", "prefix": "#{"}}},
         {"networkPolicies": {"monitoringNamespace": "123", "dataOperatorNamespaces": ["null"]}},
     ],
+    "waste/argocd": [
+        {"argocdNamespace": "123", "operator": {"namespace": "1e3"}, "notifications": {"slackChannel": "#eco: all"}},
+        {"source": {"repoURL": "git@git.example:eco.git", "targetRevision": "1.0"}, "automated": False},
+    ],
 }
 
 

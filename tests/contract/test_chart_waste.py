@@ -135,7 +135,9 @@ def test_workers_reach_what_their_specs_name_and_the_operator_reaches_them(prod:
     policy = named(prod, "NetworkPolicy", "workers", "waste")["spec"]
     [[from_operator, _]] = [rule["from"] for rule in policy["ingress"] if ports(rule) == [contract.ADMIN_PORT]]
     assert from_operator["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "eco-system"}
-    assert policy["podSelector"]["matchLabels"] == {contract.LABEL_SHORT_COMPONENT: contract.COMPONENT_WORKER}
+    [selected] = policy["podSelector"]["matchExpressions"]
+    assert (selected["key"], selected["operator"]) == (contract.LABEL_SHORT_COMPONENT, "In")
+    assert selected["values"] == [contract.COMPONENT_WORKER, contract.COMPONENT_JOB]
     allowed = {port for rule in policy["egress"] for port in ports(rule)}
     for worker in by_kind(prod, "EcoWorker"):
         assert {database.get("port", 5432) for database in worker["spec"]["databases"]} <= allowed

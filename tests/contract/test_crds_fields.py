@@ -52,6 +52,7 @@ def leaves(value: Any, path: str) -> Iterator[tuple[str, list[str | int], Any]]:
 SWAPS = {
     "Delete": "Retain",
     "ReadWriteOnce": "ReadWriteOncePod",
+    "Replicated": "Completed",
     "Always": "Never",
     "q.batch": "q.ai",
     "q.api": "q.sched",

@@ -12,6 +12,7 @@ from eco_workers.errors import IllegalStateError, InvalidTaskError
 from eco_workers.journal import (
     CachedAnswer,
     Emit,
+    Fate,
     Limits,
     Owner,
     Rejected,
@@ -299,6 +300,36 @@ async def test_republishing_writes_the_message_with_the_row(journal: TaskJournal
     # The row kept its own generation: an old delivery is a duplicate, the message itself is not.
     assert await journal.accept([task(generation=3)]) == [Verdict.DUPLICATE]
     assert await journal.accept([task(generation=4, attempts=1)]) == [Verdict.REOPENED]
+
+
+async def test_the_fate_of_an_unacked_delivery_is_that_of_its_row(journal: TaskJournal) -> None:
+    """Kept while the broker owns it, acked once the journal does, returned where no message stands for it."""
+    ids = ["runs", "ends", "retries", "returns"]
+    await journal.accept([task(each) for each in ids], owner=Owner.BROKER)
+    assert set((await journal.fates(ids)).values()) == {Fate.KEEP}
+    for each in ids[:3]:
+        await journal.start(each)
+    await journal.complete("ends", b"{}")
+    await journal.retry("retries", "again", not_before=0)
+    await journal.republish(["returns"])
+    await journal.wait_for_handover(60)
+    assert await journal.fates([*ids, "pruned long ago"]) == {
+        "runs": Fate.KEEP,
+        "ends": Fate.ACK,
+        "retries": Fate.ACK,
+        "returns": Fate.RETURN,
+        "pruned long ago": Fate.ACK,
+    }
+
+
+async def test_the_brokers_count_of_deliveries_counts_only_what_was_begun_here(
+    journals: Journals, journal: TaskJournal
+) -> None:
+    await journal.accept([task("begun"), task("new")], owner=Owner.BROKER)
+    await journal.start("begun")
+    journal = await journals.restart(journal)
+    await journal.accept([task("begun", deliveries=3), task("new", deliveries=3)], owner=Owner.BROKER)
+    assert [(await journal.start(each)).attempt for each in ("begun", "new")] == [4, 1]
 
 
 async def test_an_unacked_task_is_given_back_without_a_message(journal: TaskJournal) -> None:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from eco_crds import contract
-from eco_crds.ecoworker import NAME_LENGTH_MAX, QUEUES_OF_ROLE, RESERVED_ENV, EcoWorker, Queue, Role
+from eco_crds.ecoworker import NAME_LENGTH_MAX, QUEUES_OF_ROLE, RESERVED_ENV, AckPolicy, EcoWorker, Queue, Role
 from eco_crds.wal import SyncSettings
 from eco_operator.resources import deployment, sync_config
 from eco_workers import settings as worker_settings
@@ -37,6 +37,7 @@ def test_a_worker_starts_with_what_the_operator_sets(document: dict[str, Any]) -
     assert read.concurrency == worker.spec.concurrency
     assert read.max_unfinished == worker.spec.effective_max_unfinished
     assert read.grace_period_s == worker.spec.grace_period_seconds
+    assert read.ack_policy == worker.spec.wal.ack_policy.value
     assert str(read.wal_db_path) == contract.wal_db_path("storage")
     assert read.rabbitmq_url.get_secret_value() == SECRETS["url"]
     [database] = worker.spec.databases
@@ -67,6 +68,8 @@ def test_a_worker_looks_where_the_operator_mounts() -> None:
         {"gracePeriodSeconds": 5},
         {"gracePeriodSeconds": 3600},
         {"queues": [queue.value for queue in Queue]},
+        *({"wal": {"ackPolicy": policy.value}} for policy in AckPolicy),
+        {"queues": [queue.value for queue in Queue], "concurrency": 4, "wal": {"ackPolicy": "Completed"}},
     ],
     ids=str,
 )
@@ -95,6 +98,16 @@ def test_a_variable_that_tunes_a_worker_may_be_set() -> None:
         merge(valid("ecoworkers"), {"spec": {"env": [{"name": "ECO_LOG_LEVEL", "value": "debug"}]}})
     )
     assert worker_settings.load(environment(worker)).log_level == "debug"
+
+
+def test_an_authority_may_come_from_a_secret() -> None:
+    """A database whose certificate must be looked at is an affair of two variables more."""
+    ref = {"valueFrom": {"secretKeyRef": {"name": "postgres-ca", "key": "ca"}}}
+    env = [{"name": "POSTGRES_SSLMODE", "value": "verify-full"}, {"name": "POSTGRES_CA", **ref}]
+    worker = EcoWorker.read(merge(valid("ecoworkers"), {"spec": {"env": env}}))
+    given = environment(worker) | {"POSTGRES_CA": ""}
+    assert worker_settings.load(given).postgres_sslmode == "verify-full"
+    assert {"name": "POSTGRES_CA", **ref} in deployment.environment(worker, 0)
 
 
 def test_sync_settings_are_read_as_they_were_written() -> None:

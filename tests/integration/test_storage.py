@@ -1,13 +1,17 @@
 """Objects against an S3 endpoint over HTTP: bounded reads, one write for each content."""
 
+import asyncio
+import hashlib
 import uuid
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
 
 import aioboto3
 import pytest
 
 from eco_workers.errors import ObjectMismatchError, ObjectStoreError
-from eco_workers.storage.objects import ObjectMissingError, ObjectStore, ObjectTooLargeError
+from eco_workers.storage.objects import PART_BYTES, ObjectMissingError, ObjectStore, ObjectTooLargeError
 from tests.support.lab import S3Target
 
 pytestmark = pytest.mark.s3
@@ -123,3 +127,74 @@ async def test_a_bucket_that_does_not_exist_is_said_so(s3: S3Target) -> None:
             await lost.store_once("k", b"x", content_type="text/plain")
     finally:
         await lost.close()
+
+
+LARGE = bytes(range(256)) * (2 * PART_BYTES // 256) + b"end"
+
+
+@pytest.fixture
+def conditional(objects: ObjectStore, bucket: str) -> ObjectStore:
+    """The store as S3 itself is: the stand-in does not look at `If-None-Match` where an upload in parts ends."""
+    one_at_a_time = asyncio.Lock()
+
+    async def look(params: dict[str, Any], **_: object) -> tuple[SimpleNamespace, dict[str, Any]] | None:
+        assert params["headers"]["If-None-Match"] == "*"
+        await one_at_a_time.acquire()
+        found = await objects._client.list_objects_v2(Bucket=bucket)
+        if not found.get("KeyCount"):
+            return None
+        error = {"Code": "PreconditionFailed", "Message": "it exists"}
+        return SimpleNamespace(status_code=412), {"Error": error, "ResponseMetadata": {"HTTPStatusCode": 412}}
+
+    def done(**_: object) -> None:
+        one_at_a_time.release()
+
+    events = objects._client.meta.events
+    events.register("before-call.s3.CompleteMultipartUpload", look)
+    events.register("after-call.s3.CompleteMultipartUpload", done)
+    return objects
+
+
+async def unfinished_uploads(objects: ObjectStore, bucket: str) -> int:
+    return len((await objects._client.list_multipart_uploads(Bucket=bucket)).get("Uploads", []))
+
+
+async def test_a_large_object_goes_in_parts_and_is_fetched_whole(objects: ObjectStore, bucket: str) -> None:
+    stored = await objects.store_once("large", LARGE, content_type="video/mp4")
+    assert (stored.created, stored.size_bytes, stored.sha256) == (True, len(LARGE), hashlib.sha256(LARGE).hexdigest())
+    head = await objects._client.head_object(Bucket=bucket, Key="large")
+    assert (head["ContentType"], head["Metadata"], head["ETag"].endswith('-3"')) == (
+        "video/mp4", {"sha256": stored.sha256}, True,
+    )  # fmt: skip
+    assert await objects.fetch("large", bytes_max=len(LARGE)) == LARGE
+
+
+async def test_a_large_object_that_exists_is_compared_and_not_carried_again(objects: ObjectStore, bucket: str) -> None:
+    await objects.store_once("large", LARGE, content_type="video/mp4")
+    again = await objects.store_once("large", LARGE, content_type="video/mp4")
+    assert (again.created, await unfinished_uploads(objects, bucket)) == (False, 0)
+    with pytest.raises(ObjectMismatchError, match="'large' exists"):
+        await objects.store_once("large", LARGE[:-1] + b"x", content_type="video/mp4")
+    with pytest.raises(ObjectMismatchError):
+        await objects.store_once("large", b"small", content_type="video/mp4")
+
+
+async def test_of_two_uploads_at_once_one_is_kept_and_the_other_called_off(
+    conditional: ObjectStore, bucket: str
+) -> None:
+    both = [conditional.store_once("large", LARGE, content_type="video/mp4") for _ in range(2)]
+    assert sorted(stored.created for stored in await asyncio.gather(*both)) == [False, True]
+    assert await unfinished_uploads(conditional, bucket) == 0
+
+
+async def test_an_upload_that_is_cancelled_leaves_no_parts_behind(objects: ObjectStore, bucket: str) -> None:
+    work = asyncio.create_task(objects.store_once("large", LARGE * 2, content_type="video/mp4"))
+    async with asyncio.timeout(20):
+        while not await unfinished_uploads(objects, bucket):  # noqa: ASYNC110  # the server tells, no event here
+            await asyncio.sleep(0.01)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert await unfinished_uploads(objects, bucket) == 0
+    with pytest.raises(ObjectMissingError):
+        await objects.fetch("large", bytes_max=1)

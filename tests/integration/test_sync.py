@@ -177,9 +177,10 @@ async def test_one_row_that_is_refused_does_not_hold_up_the_others(
     address: Address, database: Database, bad: Report
 ) -> None:
     ledger = Ledger([*(Report(f"a{i}") for i in range(10)), bad, *(Report(f"b{i}") for i in range(10))])
-    writer = Writer(ledger, database, A)
+    refusals: list[int] = []
+    writer = Writer(ledger, database, A, on_refused=lambda: refusals.append(1))
     assert await writer.drain(batch_size=100, max_attempts=3) == 20
-    assert ledger.refused == {"bad": 1}
+    assert (ledger.refused, len(refusals)) == ({"bad": 1}, 1)
     assert "bad" in writer.statistics().last_error
     assert (await rows(address, "SELECT count(*) AS n FROM task_results"))[0]["n"] == 20
     await writer.drain(batch_size=100, max_attempts=3)

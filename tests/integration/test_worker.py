@@ -13,13 +13,10 @@ import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiormq
-import amqp
 import asyncpg
 import boto3
 import pytest
@@ -28,76 +25,17 @@ from skimage import data
 
 from eco_crds import contract
 from eco_crds.wal import JournalMode
-from eco_workers.broker.topology import TOPOLOGY, declare
-from eco_workers.client import Client, NewMessage
+from eco_workers.client import NewMessage
 from tests.support import figures
 from tests.support.lab import S3Target
 from tests.support.processes import wait_for
 from tests.support.proxy import Mode, Proxy
+from tests.support.queues import Queues as Broker
 from tests.support.worker_process import TOKEN, WorkerProcess, postgres_environment
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 WITHIN_S = 60.0
 OWN = "tests.support.own_tasks"
-
-
-@dataclass
-class Broker:
-    """The broker as a producer and a collector of dead letters see it."""
-
-    url: str
-
-    def send(self, *messages: NewMessage) -> None:
-        async def go() -> None:
-            async with Client(self.url) as client:
-                await client.send_many(messages)
-
-        asyncio.run(go())
-
-    def send_raw(self, queue: str, body: bytes, **properties: Any) -> None:
-        # py-amqp, since aiormq gives each message an id of its own accord.
-        parts = urlsplit(self.url)
-        with amqp.Connection(f"{parts.hostname}:{parts.port or 5672}", parts.username, parts.password) as connection:
-            properties["application_headers"] = properties.pop("headers", {})
-            properties["type"] = properties.pop("message_type", None)
-            given = {key: value for key, value in properties.items() if value is not None}
-            connection.channel().basic_publish(amqp.Message(body, delivery_mode=2, **given), routing_key=queue)
-
-    def take(self, queue: str) -> list[tuple[dict[str, Any], bytes, str]]:
-        """All that is on a queue: headers, body, message id."""
-
-        async def go() -> list[tuple[dict[str, Any], bytes, str]]:
-            connection = await aiormq.connect(self.url)
-            channel = await connection.channel()
-            found = []
-            while (message := await channel.basic_get(queue, no_ack=True)).delivery_tag is not None:
-                properties = message.header.properties
-                found.append((dict(properties.headers or {}), message.body, str(properties.message_id)))
-            await connection.close()
-            return found
-
-        return asyncio.run(go())
-
-    def ready(self, queue: str) -> int:
-        async def go() -> int:
-            connection = await aiormq.connect(self.url)
-            channel = await connection.channel()
-            found = (await channel.queue_declare(queue, passive=True)).message_count or 0
-            await connection.close()
-            return found
-
-        return asyncio.run(go())
-
-    def clean(self) -> None:
-        async def go() -> None:
-            connection = await aiormq.connect(self.url)
-            channel = await connection.channel()
-            await declare(channel, TOPOLOGY)
-            for name in TOPOLOGY.names():
-                await channel.queue_purge(name)
-            await connection.close()
-
-        asyncio.run(go())
 
 
 @pytest.fixture
@@ -434,8 +372,8 @@ def test_a_wrong_setting_stops_the_start_with_its_name_and_an_example(name: str,
 
 def test_metrics_have_the_names_that_dashboards_use(start: Start, broker: Broker) -> None:
     worker = start()
-    broker.send(*jobs("test.echo", 2))
-    worker.wait_for(lambda r: r.counts.completed == 2, "done", timeout_s=WITHIN_S)
+    broker.send(*jobs("test.echo", 2), *jobs("test.fail", 1))
+    worker.wait_for(lambda r: r.counts.completed == 2 and r.counts.failed == 1, "done", timeout_s=WITHIN_S)
     status, text = get(worker, "/metrics")
     assert status == 200
     for wanted in (
@@ -444,8 +382,24 @@ def test_metrics_have_the_names_that_dashboards_use(start: Start, broker: Broker
         "wal_sync_delay_seconds_count",
         'wal_file_size_bytes{file="database"}',
         'task_duration_seconds_count{queue="q.api",task_name="test.echo"} 2.0',
+        'wal_tasks_total{status="failed",task_name="test.fail"} 1.0',
+        'task_failures_total{kind="retry",queue="q.api",task_name="test.fail"} 1.0',
+        'task_failures_total{kind="failed",queue="q.api",task_name="test.fail"} 1.0',
+        'wal_sync_rows_total{outcome="committed"} 0.0',
     ):
         assert wanted in text
+
+
+def test_each_line_about_a_task_bears_its_id_and_its_attempt(start: Start, broker: Broker) -> None:
+    worker = start()
+    [message] = jobs("test.fail", 1)
+    broker.send(message)
+    worker.wait_for(lambda r: r.counts.failed == 1, "failed", timeout_s=WITHIN_S)
+    told = [json.loads(line) for line in worker.tail(1000).splitlines() if message.task_id in line]
+    assert [(line["event"], line["task_id"], line["attempt"], line["shard"]) for line in told] == [
+        ("task will be tried again", message.task_id, 1, "storage-0"),
+        ("task failed, attempts used up", message.task_id, 2, "storage-0"),
+    ]
 
 
 def test_the_log_holds_no_password(start: Start, amqp_url: str) -> None:
@@ -482,6 +436,9 @@ def test_results_reach_the_database_also_after_it_was_away(start: Start, broker:
         report = worker.report()
         assert report is not None
         assert report.counts.sync_parked == 0
+        text = get(worker, "/metrics")[1]
+        assert 'wal_sync_rows_total{outcome="committed"} 60.0' in text
+        assert "wal_sync_delay_seconds_count 60.0" in text
 
     async def states() -> list[str]:
         connection = await asyncpg.connect(postgres_dsn)

@@ -9,6 +9,9 @@ import aiormq
 import pytest
 
 from eco_workers.broker.topology import TOPOLOGY, declare
+from tests.support.debian import REDIS
+from tests.support.parts import require
+from tests.support.redis import Redis
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,9 +22,12 @@ def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, env=given, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("command", ["run", "check", "tasks", "send", "status"])
+COMMANDS = "run, check, tasks, send, status, job, job drain, job sync, job recover, dlq, dlq list, dlq show, dlq replay"
+
+
+@pytest.mark.parametrize("command", [*COMMANDS.split(", "), "dlq drop"])
 def test_each_command_explains_itself_with_an_example(command: str) -> None:
-    shown = run(command, "--help")
+    shown = run(*command.split(), "--help")
     assert shown.returncode == 0
     assert "xample" in shown.stdout
     assert "eco-worker" in shown.stdout
@@ -57,6 +63,26 @@ def test_a_check_names_each_part_that_fails_and_no_password(tmp_path: Path) -> N
         ["FAIL", "volume"], ["FAIL", "broker:"], ["FAIL", "database"], ["FAIL", "bucket"],
     ]  # fmt: skip
     assert "hunter" not in shown.stdout + shown.stderr
+
+
+def test_a_check_asks_redis_with_its_password_and_its_database(tmp_path: Path) -> None:
+    require(REDIS.prefix, "Redis (`python -m tests.support.debian`)")
+    server = Redis(tmp_path / "redis")
+    server.start()
+    try:
+        answers = {}
+        for url in (server.url, server.url[:-1] + "99", server.url.replace("test-only", "wrong")):
+            shown = run("check", RABBITMQ_URL="amqp://x:9/", REDIS_URL=url, WAL_DB_PATH=str(tmp_path / "journal.db"))
+            [answers[url]] = [line for line in shown.stdout.splitlines() if line[6:].startswith("redis")]
+            assert "test-only" not in shown.stdout + shown.stderr
+    finally:
+        server.close()
+    sound, no_database, no_login = answers.values()
+    assert sound.split() == ["ok", "redis"]
+    assert "SELECT: -ERR" in no_database
+    assert "AUTH: -WRONGPASS" in no_login
+    shown = run("check", RABBITMQ_URL="amqp://x:9/", REDIS_URL=server.url, WAL_DB_PATH=str(tmp_path / "journal.db"))
+    assert "FAIL  redis: Connect" in shown.stdout
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ async def test_a_journal_that_cannot_be_used_is_named_before_the_process_ends(
 
     file = tmp_path / "termination-log"
     file.touch()
-    loaded = settings.load({**ENVIRONMENT, "WAL_DB_PATH": str(tmp_path / "wal.db")})
-    worker = Worker(loaded, open_journal=fail, last_words=file)
+    places = {"WAL_DB_PATH": str(tmp_path / "wal.db"), "ECO_TERMINATION_LOG": str(file)}
+    worker = Worker(settings.load({**ENVIRONMENT, **places}), open_journal=fail)
     running = asyncio.create_task(worker.run())
 
     async def stands_still() -> bool:

@@ -70,7 +70,7 @@ def prove(specs: int, number: int, directory: Path) -> None:
 def random_values(number: int, directory: Path) -> dict[str, str]:
     """The other charts with random values inside their schemas."""
     found = {}
-    for name in ("eco-operator", "waste"):
+    for name in ("eco-operator", "waste", "waste/argocd"):
         drawn = values.draw_many(values.of_chart(CHARTS / name), VALUES, number)
         found[f"{name}, random"] = parity.render_many(parity.umbrella(CHARTS / name, drawn, directory))
     return found

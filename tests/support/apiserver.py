@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from eco_lab import paths as lab_paths
 from eco_lab.programs import ladder
-from tests.support.audit import AuditLog
+from tests.support import rights
+from tests.support.audit import WRITING, AuditLog
 from tests.support.parts import require
 from tests.support.processes import Program, answers, free_port, scratch_directory
 
@@ -58,7 +59,9 @@ class ApiServer:
             for line in lines:
                 event = json.loads(line)
                 target = event.get("objectRef") or {}
-                if event.get("userAgent") == "eco-operator" and target.get("resource") != "leases":
+                if event["verb"] not in WRITING or event.get("userAgent") != "eco-operator":
+                    continue
+                if target.get("resource") != "leases":
                     found.append(f"{event['verb']} {target.get('resource')} {target.get('name', '')}")
         return found
 
@@ -96,6 +99,8 @@ def bare_api_server() -> Iterator[ApiServer]:
         finally:
             server.kill()
             etcd.kill()
+            if calls := os.environ.get(rights.VARIABLE):
+                rights.keep(place / "audit.log", Path(calls))
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
@@ -120,7 +125,8 @@ def _server(found: Path, place: Path, etcd_port: int, port: int, token: str) -> 
         )
     )
     (place / "tokens.csv").write_text(f"{token},admin,admin,system:masters\n")
-    (place / "audit.yaml").write_text(json.dumps(AUDIT_POLICY))
+    policy = rights.POLICY if os.environ.get(rights.VARIABLE) else AUDIT_POLICY
+    (place / "audit.yaml").write_text(json.dumps(policy))
     return [
         str(found / "kube-apiserver"),
         f"--etcd-servers=http://127.0.0.1:{etcd_port}",

@@ -2,7 +2,8 @@
 
 The server comes from the image in the lab's cache, or from a root file system that `ECO_BROKER_ROOTFS` names, by chroot
 in a mount namespace of its own; else, or when that variable is empty, from the machine (`rabbitmq-server` of the
-distribution, another release). Everything it writes is below one directory, so it keeps its queues over a restart.
+distribution, another release), where it may also lie unpacked in a directory (`tests.support.debian`). Everything it
+writes is below one directory, so it keeps its queues over a restart.
 """
 
 import json
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.certificates import Certificates
 from tests.support.processes import ProcessError, Program, answers, free_port, wait_for
 from tests.support.rootfs import unpacked
 
@@ -52,26 +54,35 @@ class Broker:
 
     directory: Path
     root: Path | None = field(default_factory=rootfs)
+    prefix: Path | None = None
+    """Where packages of the distribution are unpacked without being installed; goes before `root`."""
     port: int = field(default_factory=free_port)
+    certificates: Certificates | None = None
+    """With them it also listens for TLS."""
+    tls_port: int = field(default_factory=free_port)
     _distribution_port: int = field(default_factory=free_port)
     _epmd_port: int = field(default_factory=free_port)
     _server: Program = field(init=False)
     _epmd: Program = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.prefix is not None:
+            self.root = None
         self.directory.mkdir(parents=True, exist_ok=True)
         home = self._home
+        programs = "/usr/sbin:/usr/bin:/sbin:/bin"
+        installed = (self.prefix or Path("/")) / "usr/lib"
         (self.directory / "enabled_plugins").write_text("[].\n")
         (self.directory / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             "disk_free_limit.absolute = 64MB\n"
-            "log.console = true\nlog.console.level = warning\nlog.file = false\n"
+            "log.console = true\nlog.console.level = warning\nlog.file = false\n" + self._tls_lines()
         )
         env = {
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{installed / 'erlang/bin'}:{programs}" if self.prefix else programs,
             "LANG": "C.UTF-8",
             "HOME": str(home),
-            "RABBITMQ_HOME": "/usr/lib/rabbitmq",
+            "RABBITMQ_HOME": str(installed / "rabbitmq"),
             # Erlang itself, not a shell that waits for it: signals then reach the broker.
             "RABBITMQ_ALLOW_INPUT": "1",
             "RABBITMQ_SERVER_START_ARGS": "-noinput",
@@ -89,12 +100,34 @@ class Broker:
         }
         log = self.directory / "broker.log"
         self._epmd = Program("epmd", self._inside(["epmd", "-port", str(self._epmd_port)]), log, env)
-        self._server = Program("rabbitmq", self._inside([str(SCRIPTS / "rabbitmq-server")]), log, env)
+        self._server = Program("rabbitmq", self._inside([str(self._scripts / "rabbitmq-server")]), log, env)
 
     @property
     def url(self) -> str:
         """Where clients connect, as the default user of the default virtual host."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    @property
+    def tls_url(self) -> str:
+        """The same by TLS."""
+        return f"amqps://guest:guest@localhost:{self.tls_port}/"
+
+    def _tls_lines(self) -> str:
+        if self.certificates is None:
+            return ""
+        lines = [f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}", "ssl_options.verify = verify_none"]
+        for option, source in (
+            ("cacertfile", self.certificates.authority),
+            ("certfile", self.certificates.certificate),
+            ("keyfile", self.certificates.key),
+        ):
+            shutil.copyfile(source, self.directory / source.name)
+            lines.append(f"ssl_options.{option} = {self._home / source.name}")
+        return "\n".join([*lines, ""])
+
+    @property
+    def _scripts(self) -> Path:
+        return SCRIPTS if self.prefix is None else self.prefix / SCRIPTS.relative_to("/")
 
     @property
     def _home(self) -> Path:
@@ -112,7 +145,7 @@ class Broker:
 
     def version(self) -> str:
         """Version of the server, from its own files."""
-        base = (self.root or Path("/")) / "usr/lib/rabbitmq/lib"
+        base = (self.prefix or self.root or Path("/")) / "usr/lib/rabbitmq/lib"
         found = sorted(base.glob("rabbitmq_server-*"))
         return found[-1].name.removeprefix("rabbitmq_server-") if found else "unknown"
 
@@ -147,14 +180,16 @@ class Broker:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2.0) as connection:
                 connection.sendall(_GREETING)
-                return connection.recv(1) == b"\x01"
+                greeted = connection.recv(1) == b"\x01"
         except OSError:
             return False
+        # The listeners are opened one after the other.
+        return greeted and (self.certificates is None or answers(self.tls_port))
 
     def control(self, *arguments: str) -> str:
         """Run `rabbitmqctl`; its output. Takes about two seconds of a core."""
         done = subprocess.run(
-            self._inside([str(SCRIPTS / "rabbitmqctl"), "--quiet", *arguments]),
+            self._inside([str(self._scripts / "rabbitmqctl"), "--quiet", *arguments]),
             env=dict(self._server.env),
             capture_output=True,
             text=True,

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import math
 import random
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ from typing import Any, Final
 import aioboto3
 import aiormq
 
+from eco_crds import contract
+from eco_crds.ecoworker import AckPolicy
 from eco_crds.wal import WalReport
 from eco_workers.broker.topology import definitions
 from tests.support import chaos_tasks
@@ -27,11 +30,15 @@ from tests.support.processes import ProcessError, scratch_directory
 from tests.support.proxy import Proxy
 from tests.support.worker_process import TOKEN, WorkerProcess, postgres_environment
 
+POLICIES: Final = {policy.value.lower(): policy.value for policy in AckPolicy}
 BUCKET: Final = "chaos"
 HEARTBEAT_S: Final = 2
 CONCURRENCY: Final = 16
 SETTLE_TIMEOUT_S: Final = 180.0
 POLL_S: Final = 0.2
+QUIET_S: Final = 0.6
+QUIET_COMPLETED_S: Final = 4.0
+"""Longer than a retry of `chaos_tasks` is scheduled ahead, and than a lost delivery takes to come back."""
 VOLUME_MIB: Final = 96
 
 
@@ -44,6 +51,8 @@ class World:
     small_volume: bool = False
     """The first shard keeps its journal on a small file system of its own, so that it can be filled."""
     modules: str = "tests.support.chaos_tasks"
+    policy: str = "Journaled"
+    """When the shards ack."""
     broker: Broker = field(init=False)
     database: Postgres = field(init=False)
     store: ObjectStore = field(init=False)
@@ -88,6 +97,7 @@ class World:
         env = {
             chaos_tasks.RUNS_VARIABLE: str(runs),
             "ECO_CONCURRENCY": str(CONCURRENCY),
+            contract.ENV_ACK_POLICY: self.policy,
             "ECO_GRACE_PERIOD_S": "30",
             "S3_ENDPOINT_URL": f"http://127.0.0.1:{self.to_store.port}",
             "S3_BUCKET": BUCKET,
@@ -155,13 +165,20 @@ class World:
             await asyncio.sleep(POLL_S / 4)
 
     async def settle(self, *, timeout_s: float = SETTLE_TIMEOUT_S) -> None:
-        """Wait until nothing is under way: queues empty, journals empty, all synced. Raises ProcessError otherwise."""
+        """Wait until nothing is under way: queues empty, journals empty, all synced. Raises ProcessError otherwise.
+
+        Under `Completed` a row may wait a quarter of an hour for a redelivery that went to the other shard. It is left
+        waiting, once nothing has moved for longer than a retry is ever scheduled ahead.
+        """
         deadline = time.monotonic() + timeout_s
-        quiet_looks = 0
-        while quiet_looks < 3:
+        quiet_since = math.inf
+        while time.monotonic() - quiet_since < (QUIET_S if self.policy != "Completed" else QUIET_COMPLETED_S):
             reports = await asyncio.gather(*(asyncio.to_thread(shard.report) for shard in self.shards))
-            idle = all(report is not None and is_empty(report) for report in reports)
-            quiet_looks = quiet_looks + 1 if idle and not await self._ready() else 0
+            idle = all(report is not None and is_empty(report, waits=self.policy == "Completed") for report in reports)
+            if not idle or await self._ready():
+                quiet_since = math.inf
+            elif quiet_since == math.inf:
+                quiet_since = time.monotonic()
             if time.monotonic() > deadline:
                 left = [
                     report and (report.mode, report.counts, report.last_error, report.sync_error) for report in reports
@@ -209,21 +226,25 @@ class World:
         return session.client("s3", endpoint_url=self.store.url)
 
 
-def is_empty(report: WalReport) -> bool:
-    """Whether a journal owes nothing any more."""
+def is_empty(report: WalReport, *, waits: bool = False) -> bool:
+    """Whether a journal owes nothing any more; with `waits` rows may wait."""
     counts = report.counts
-    return not (
-        counts.due + counts.waiting + counts.running + counts.outbox_unsent + counts.outbox_parked + counts.unsynced
-        + counts.sync_parked
-    )  # fmt: skip
+    owed = counts.due + counts.running + counts.outbox_unsent + counts.outbox_parked
+    owed += counts.unsynced + counts.sync_parked
+    return not owed and (waits or not counts.waiting)
 
 
 @contextlib.asynccontextmanager
 async def world(
-    chance: random.Random, *, parent: Path | None = None, small_volume: bool = False, sabotage: str = ""
+    chance: random.Random,
+    *,
+    parent: Path | None = None,
+    small_volume: bool = False,
+    sabotage: str = "",
+    policy: str = "Journaled",
 ) -> AsyncIterator[World]:
     """A world that is gone afterwards, whatever happened in it. `sabotage` names a module that breaks a promise."""
-    made = World(scratch_directory(parent), chance, small_volume=small_volume)
+    made = World(scratch_directory(parent), chance, small_volume=small_volume, policy=policy)
     if sabotage:
         made.modules = f"{made.modules},{sabotage}"
     try:

@@ -34,8 +34,8 @@ _COLLECTED: Final = (
     kinds.REVISION,
 )
 """What goes with its EcoWorker."""
-# From another place in each process, so that two test runs on one machine do not ask for the same addresses.
-_addresses = itertools.count(os.getpid() * 997 % 5_000_000)
+# Runs side by side on one machine begin far from each other.
+_addresses = itertools.count(1 + os.getpid() % 100 * 60_000)
 
 
 @dataclass(slots=True)

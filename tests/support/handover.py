@@ -27,7 +27,7 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 from eco_workers.journal import rules as journal_rules
-from eco_workers.journal.model import Owner, State, Verdict
+from eco_workers.journal.model import Fate, Owner, State, Verdict
 from eco_workers.journal.rules import Accepted, Republished, Standing
 
 STATES_MAX: Final = 20_000_000
@@ -81,11 +81,6 @@ class Row(NamedTuple):
     outbox: tuple[Outgoing, ...] = ()
 
 
-def may_ack(row: Standing) -> bool:
-    """Whether a delivery that was kept un-acked may be acked now: the broker's part has ended."""
-    return row.owner == Owner.JOURNAL
-
-
 def needs_no_holding(accepted: Accepted) -> bool:
     """Whether a delivery that would be kept un-acked may go at once: its task has ended here."""
     return accepted.verdict == Verdict.DUPLICATE and accepted.standing.state in journal_rules.ENDED
@@ -114,7 +109,8 @@ class Rules:
         row.state == State.PENDING and row.awaiting and row.owner == Owner.BROKER
     )
     sent: Callable[[Row, Outgoing], Row] = mark_sent
-    may_ack: Callable[[Standing], bool] = may_ack
+    may_ack: Callable[[Standing], bool] = journal_rules.may_ack
+    fate: Callable[[Standing], Fate] = journal_rules.fate
     needs_no_holding: Callable[[Accepted], bool] = needs_no_holding
     replayed: Callable[[int], int] = lambda generation: generation + 1
     """Generation of a message that comes back from the dead-letter queue."""
@@ -297,6 +293,11 @@ class _Book:
     def may_ack(self, number: int) -> bool:
         row = self.rows[number]
         return row is not None and self.rules.may_ack(row.standing)
+
+    def is_returned(self, number: int) -> bool:
+        """Whether a delivery that is kept un-acked goes back, its task given back without a message."""
+        row = self.rows[number]
+        return row is not None and self.rules.fate(row.standing) is Fate.RETURN
 
     def _remember(self, name: str, number: int, rule: Callable[[Standing], Standing]) -> tuple[int, str]:
         known = self._plain.get((name, number))
@@ -502,6 +503,12 @@ class _Stepper:
                 yield from self._accept_steps(world, index, shard, message)
             elif place == FREE or (place == HELD and self._ackable(shard)):
                 yield f"{name} acks", world._replace(messages=_without(messages, message)), ""
+            elif place == HELD and self.book.is_returned(shard.row):
+                yield (
+                    f"{name} returns a delivery",
+                    world._replace(messages=_moved(messages, message, message - message % 16)),
+                    "",
+                )
         if shard.ghost == NO_GHOST:
             return
         for owner in self.owners:

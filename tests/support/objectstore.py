@@ -1,9 +1,13 @@
 """An S3 stand-in of a test's own: moto's server as a process on a loopback port. It forgets everything when it ends."""
 
 import sys
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import aioboto3
+
+from eco_workers.storage.segments import SegmentStore
 from tests.support.processes import Program, answers, free_port
 
 
@@ -38,3 +42,19 @@ class ObjectStore:
     def close(self) -> None:
         """End it, and all it held with it."""
         self._server.kill()
+
+
+async def make_bucket(server: ObjectStore) -> str:
+    """A bucket of a test's own."""
+    bucket = f"test-{uuid.uuid4().hex[:12]}"
+    session = aioboto3.Session("test", "test", region_name="us-east-1")
+    async with session.client("s3", endpoint_url=server.url) as client:
+        await client.create_bucket(Bucket=bucket)
+    return bucket
+
+
+async def segment_store(server: ObjectStore, bucket: str) -> SegmentStore:
+    """The store of a replica in a bucket."""
+    return await SegmentStore.open(
+        bucket=bucket, endpoint_url=server.url, region="us-east-1", access_key="test", secret_key="test"
+    )

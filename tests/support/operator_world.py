@@ -133,7 +133,8 @@ async def operator_world(server: ApiServer, place: Path) -> AsyncIterator[World]
             await made.until_operator_ready()
             yield made
         finally:
-            operator.stop()
+            # A test may have put another one in its place.
+            made.operator.stop()
             os.environ.pop("KUBECONFIG", None)
 
 

@@ -59,6 +59,16 @@ async def poison(context: Context, payload: Job) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@task("test.gated", queue="q.api", retry=RetryPolicy(attempts_max=2, first_s=0.01, cap_s=0.01))
+async def gated(context: Context, payload: Job) -> str:
+    """Fail until the gate is open."""
+    note(context, payload, "begin")
+    if payload.gate is None or not await asyncio.to_thread(payload.gate.exists):
+        raise ConnectionError("the gate is closed")
+    note(context, payload, "end")
+    return "done"
+
+
 @task("test.fail", queue="q.api", retry=RetryPolicy(attempts_max=2, first_s=0.01, cap_s=0.01))
 async def fail(context: Context, payload: Job) -> None:
     """Fail each time."""

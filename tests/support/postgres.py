@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.support.certificates import Certificates
 from tests.support.processes import Program, answers, free_port
 
 USER: Final = "eco"
@@ -37,6 +38,8 @@ class Postgres:
     directory: Path
     connections_max: int = 20
     port: int = field(default_factory=free_port)
+    certificates: Certificates | None = None
+    """With them it speaks TLS too."""
     _server: Program = field(init=False)
     _user: str | None = field(init=False)
 
@@ -50,7 +53,25 @@ class Postgres:
             "-k", str(self.directory), "-c", f"max_connections={self.connections_max}",
             "-c", "superuser_reserved_connections=3", "-c", "shared_buffers=64MB",
         ]  # fmt: skip
+        argv += self._tls_arguments()
         self._server = Program("postgres", argv, self.directory / "postgres.log", self._env, self._user, self.directory)
+
+    def _tls_arguments(self) -> list[str]:
+        if self.certificates is None:
+            return []
+        own = [self.directory / "server.pem", self.directory / "server.key"]
+        for source, target in zip((self.certificates.certificate, self.certificates.key), own, strict=True):
+            shutil.copyfile(source, target)
+            target.chmod(0o600)
+            if self._user:
+                shutil.chown(target, self._user)
+        return ["-c", "ssl=on", "-c", f"ssl_cert_file={own[0]}", "-c", f"ssl_key_file={own[1]}"]
+
+    def require_tls(self) -> None:
+        """Refuse connections without TLS from now on."""
+        rules = self._data / "pg_hba.conf"
+        rules.write_text(rules.read_text().replace("\nhost ", "\nhostssl "))
+        os.kill(self._server.pid, signal.SIGHUP)
 
     @property
     def dsn(self) -> str:

@@ -105,6 +105,8 @@ def _both_keys(store: Document) -> Document:
 def _whole(spec: Document) -> Document:
     if spec.get("maxUnfinished", 10**6) < spec.get("concurrency", 4):
         spec["maxUnfinished"] = spec.get("concurrency", 4)
+    if spec.get("wal", {}).get("ackPolicy") == "Completed":
+        spec["queues"] = spec.get("queues", [])[: spec.get("concurrency", 4)]
     return spec
 
 

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 from eco_crds import contract
 from eco_crds.wal import WalReport
+from eco_workers import settings
+from eco_workers.settings import Settings
 from tests.support.processes import ProcessError, Program, free_port, wait_for
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -78,6 +80,11 @@ class WorkerProcess:
         return contract.shard_name(self.worker, self.index)
 
     @property
+    def environment(self) -> dict[str, str]:
+        """Its variables, for whatever else is run on the same shard."""
+        return dict(self._program.env)
+
+    @property
     def pid(self) -> int:
         """Process id."""
         return self._program.pid
@@ -86,6 +93,11 @@ class WorkerProcess:
     def journal(self) -> Path:
         """File of the journal."""
         return (self.volume or self.directory / "volume") / "journal.db"
+
+    @property
+    def settings(self) -> Settings:
+        """What it is told, as it reads it."""
+        return settings.load(self._program.env)
 
     @property
     def is_running(self) -> bool:

@@ -1,5 +1,6 @@
-"""The command `eco-worker`: run a shard, check its surroundings, list its tasks, send one, ask how it stands."""
+"""The command `eco-worker`: run a shard, do its jobs, check its surroundings, send tasks, deal with dead letters."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,8 @@ def main() -> None:
             raise SystemExit(run_worker())
         from eco_workers.cli import app  # noqa: PLC0415  # see above
 
+        # A command says in one line what went wrong; a library's own line about it would be a second one.
+        logging.getLogger().addHandler(logging.NullHandler())
         app()
     except SettingsError as error:
         _say(str(error))

@@ -1,4 +1,7 @@
-"""The commands of `eco-worker`: check a worker's surroundings, list its tasks, send one, ask how it stands."""
+"""The commands of `eco-worker`: check a worker's surroundings, list its tasks, send one, ask how it stands.
+
+Jobs on a journal are in `cli_jobs`, dead letters in `cli_dlq`.
+"""
 
 import asyncio
 import json
@@ -8,6 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from eco_workers import cli_dlq, cli_jobs
 from eco_workers.errors import EcoWorkerError, SettingsError
 
 # Heavy modules are imported by the command that needs them: the start of a worker is part of its recovery time.
@@ -19,6 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_jobs.app)
+app.add_typer(cli_dlq.app)
 EXIT_SETTINGS: Final = 2
 EXIT_FAILED: Final = 1
 REPORT_TIMEOUT_S: Final = 5.0
@@ -101,9 +107,9 @@ def send(
         raise EcoWorkerError(f"payload: not JSON: {error}") from None
     if not isinstance(document, dict):
         raise EcoWorkerError(f"payload: a JSON {type(document).__name__}, want an object")
-    url = os.environ.get("RABBITMQ_URL")
-    if not url:
-        raise SettingsError("RABBITMQ_URL: missing. Example: RABBITMQ_URL=amqp://user:password@rabbitmq:5672/")
+    from eco_workers.settings import broker_url  # noqa: PLC0415  # see above
+
+    url = broker_url()
 
     async def go() -> str:
         async with Client(url) as client:

@@ -71,8 +71,16 @@ class TopologyError(EcoWorkerError):
     """A queue or an exchange exists with other arguments than ours. Names it; the broker's operator must decide."""
 
 
+class DeadLetterError(EcoWorkerError):
+    """A dead letter cannot be moved: where it should go does not exist or takes nothing. It stays where it is."""
+
+
 class ObjectStoreError(EcoWorkerError):
     """The object store did not answer as it should. Worth another attempt later."""
+
+
+class ObjectExistsError(EcoWorkerError):
+    """A conditional put met an object that is there already. Nothing was changed."""
 
 
 class ObjectMismatchError(EcoWorkerError):
@@ -81,6 +89,10 @@ class ObjectMismatchError(EcoWorkerError):
 
 class PictureError(EcoWorkerError):
     """The bytes are no picture that may be worked on. Says what is wrong and the bound; another attempt is no use."""
+
+
+class DatabaseUnavailableError(EcoWorkerError):
+    """A database that a task wants does not serve, or its connections are all in use: worth another attempt later."""
 
 
 class SyncUnavailableError(EcoWorkerError):

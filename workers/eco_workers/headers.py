@@ -18,6 +18,8 @@ REASON: Final = "x-eco-reason"
 FAILED_AT: Final = "x-eco-failed-at"
 MESSAGE_ID: Final = "x-eco-message-id"
 """The original message id of a delivery that was no valid task."""
+BODY_BYTES: Final = "x-eco-body-bytes"
+"""Size of a refused body of which only the beginning was kept; absent when all of it is there."""
 TRACEPARENT: Final = "traceparent"
 
 DEAD_LETTER_QUEUE: Final = "q.dlq"

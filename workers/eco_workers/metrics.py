@@ -43,6 +43,7 @@ class Metrics:
         self.sync_rows = Counter(
             "wal_sync_rows", "Rows sent to PostgreSQL, by outcome.", ["outcome"], registry=registry
         )
+        self._committed = self.sync_rows.labels("committed")
         self.file_size = Gauge("wal_file_size_bytes", "Bytes of the journal's files.", ["file"], registry=registry)
         self.volume = Gauge("wal_volume_bytes", "Bytes of the journal's volume.", ["kind"], registry=registry)
         self.duration = Histogram(
@@ -97,6 +98,11 @@ class Metrics:
         if histogram is None:
             histogram = self._durations[queue, task_name] = self.duration.labels(queue, task_name)
         histogram.observe(seconds)
+
+    def observe_synced(self, delay_s: float) -> None:
+        """Count a row that is committed in the database, and how long after its task's end."""
+        self._committed.inc()
+        self.sync_delay.observe(delay_s)
 
     def observe(self, report: WalReport) -> None:
         """Bring the gauges to what a health report says."""

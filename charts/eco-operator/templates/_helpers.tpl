@@ -44,7 +44,7 @@ without the right (`rbac.deleteClaims: false`) such claims are kept and an event
 {{- define "eco-operator.rules" -}}
 - apiGroups: [eco.growbin.app]
   resources: [ecoworkers, walsyncs]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [eco.growbin.app]
   resources: [ecoworkers/status, walsyncs/status]
   verbs: [patch]
@@ -70,7 +70,7 @@ without the right (`rbac.deleteClaims: false`) such claims are kept and an event
 {{- end }}
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [""]
   resources: [events]
   verbs: [create]

@@ -8,6 +8,9 @@
 {{- if and $spec.maxUnfinished (lt (int64 $spec.maxUnfinished) (int64 $spec.concurrency)) -}}
 {{- fail "spec.maxUnfinished: must not be less than spec.concurrency: some of the worker's slots would never be used" -}}
 {{- end -}}
+{{- if and (eq ($spec.wal.ackPolicy | default "Journaled") "Completed") (gt (len $spec.queues) (int $spec.concurrency)) -}}
+{{- fail "spec.concurrency: must not be less than the number of spec.queues with spec.wal.ackPolicy Completed: each queue needs a slot" -}}
+{{- end -}}
 {{- include "eco-worker.checkSize" (list "spec.wal.size" $spec.wal.size) -}}
 {{- include "eco-worker.checkUnique" (list "spec.env" $spec.env "name") -}}
 {{- include "eco-worker.checkUnique" (list "spec.databases" $spec.databases "name") -}}

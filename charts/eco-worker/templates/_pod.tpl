@@ -94,6 +94,7 @@ containers:
   (dict "name" "ECO_CONCURRENCY" "value" (int64 $spec.concurrency | toString))
   (dict "name" "ECO_MAX_UNFINISHED" "value" (int64 $unfinished | toString))
   (dict "name" "ECO_GRACE_PERIOD_S" "value" (int64 $spec.gracePeriodSeconds | toString))
+  (dict "name" "ECO_ACK_POLICY" "value" ($spec.wal.ackPolicy | default "Journaled"))
   (dict "name" "WAL_DB_PATH" "value" (printf "/var/lib/ecoeco/wal/%s_worker.db" $spec.role))
   (dict "name" "RABBITMQ_URL" "valueFrom" (dict "secretKeyRef" $spec.broker.urlSecretRef)) -}}
 {{- with $spec.databases -}}

@@ -30,6 +30,7 @@ class Program(StrEnum):
     """Programs fetched or built on request."""
 
     HELM = "helm"
+    HELM_UNITTEST = "helm-unittest"
 
 
 @app.command(

@@ -27,6 +27,8 @@ _AUDIT_POLICY: Final = {
         {"level": "None", "users": ["system:kube-scheduler", "system:apiserver"]},
         {"level": "None", "userGroups": ["system:nodes"]},
         {"level": "Metadata", "verbs": ["create", "update", "patch", "delete", "deletecollection"]},
+        # Of the operator the reads too: what it asks is held against what its chart allows.
+        {"level": "Metadata", "users": ["system:serviceaccount:eco-system:eco-operator"]},
         {"level": "None"},
     ],
 }

@@ -29,7 +29,10 @@ class LabEnvironment:
     api_server: str
     """URL of the API server, reachable from this machine."""
     audit_log: Path | None
-    """One JSON line (audit.k8s.io/v1, level Metadata) a write; None on a cluster that the lab did not start."""
+    """One JSON line (audit.k8s.io/v1, level Metadata) a write, and a read by the operator.
+
+    None on a cluster that the lab did not start.
+    """
     nodes: tuple[str, ...]
     """Names of the nodes; empty without any."""
     services_namespace: str

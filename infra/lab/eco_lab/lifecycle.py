@@ -78,6 +78,8 @@ class _Starting:
             if building is not None and building.done():
                 building.result()  # An error there is told now, not after the rest was built as well.
             helm = ladder.helm(self._paths) if "helm" in self._with_programs else ladder.find_helm(self._paths)
+            if "helm-unittest" in self._with_programs:
+                ladder.helm_unittest(self._paths)
             control_plane = ControlPlane(self._paths, programs)
             control_plane.start()
             kubectl = Kubectl(programs / "kubectl", self._paths.kubeconfig)

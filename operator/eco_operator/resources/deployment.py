@@ -191,6 +191,7 @@ def environment(worker: EcoWorker, index: int) -> list[Manifest]:
         _plain(contract.ENV_CONCURRENCY, spec.concurrency),
         _plain(contract.ENV_MAX_UNFINISHED, spec.effective_max_unfinished),
         _plain(contract.ENV_GRACE_PERIOD, spec.grace_period_seconds),
+        _plain(contract.ENV_ACK_POLICY, spec.wal.ack_policy.value),
         _plain(contract.ENV_WAL_DB_PATH, contract.wal_db_path(spec.role)),
         _secret(contract.ENV_RABBITMQ_URL, spec.broker.url_secret_ref),
         *_database(worker),

@@ -83,3 +83,11 @@ def test_what_a_server_adds_to_metadata_and_status_is_no_problem() -> None:
 
 def test_a_problem_reads_as_field_and_message() -> None:
     assert str(Problem("spec.replicas", "too many")) == "spec.replicas: too many"
+
+
+def test_replicated_wants_a_bucket_whatever_the_role() -> None:
+    """The only role of today needs one anyway, so the rule never speaks alone."""
+    document = merge(valid("ecoworkers"), {"spec": {"objectStore": None, "wal": {"ackPolicy": "Replicated"}}})
+    assert [it.path for it in validate(document)] == ["spec.objectStore", "spec.wal.ackPolicy"]
+    document = merge(valid("ecoworkers"), {"spec": {"wal": {"ackPolicy": "Replicated"}}})
+    assert validate(document, old=valid("ecoworkers")) == []

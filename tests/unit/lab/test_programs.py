@@ -3,9 +3,10 @@
 import hashlib
 import io
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http.client import IncompleteRead
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -182,3 +183,59 @@ def test_a_toolchain_cut_off_while_it_was_installed_is_installed_anew(
 def test_an_old_toolchain_is_not_used(monkeypatch: pytest.MonkeyPatch, said: str, enough: bool) -> None:
     monkeypatch.setattr(gobuild, "run", lambda _: f"go version {said} linux/amd64")
     assert gobuild._is_new_enough("go") is enough
+
+
+class RecordedGo:
+    """A toolchain that writes down what it is asked to do."""
+
+    upstream = "module example.org/upstream\n\ngo 1.26\n\nreplace a => ./a\n\nreplace b => c v1.0.0\n"
+    asked: ClassVar[list[tuple[str, ...]]] = []
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+
+    def __call__(self, *words: str, cwd: Path, timeout_s: float = 900) -> str:
+        assert timeout_s > 0
+        self.asked.append(words)
+        if words[0] == "build":
+            RecordedGo.module_file = (cwd / "go.mod").read_text()
+            Path(words[words.index("-o") + 1]).touch(mode=0o755)
+        return ""
+
+    def module(self, name: str, version: str, cwd: Path) -> dict[str, str]:
+        self.asked.append((name, version))
+        (cwd / "upstream.mod").write_text(self.upstream)
+        return {"GoMod": str(cwd / "upstream.mod")}
+
+    module_file: ClassVar[str] = ""
+
+
+@pytest.mark.parametrize(
+    ("make", "module", "version"),
+    [
+        (gobuild.helm, "helm.sh/helm/v4", versions.HELM),
+        (gobuild.helm_unittest, "github.com/helm-unittest/helm-unittest", versions.HELM_UNITTEST),
+    ],
+)
+def test_a_program_is_built_in_a_module_that_takes_published_replacements_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path, Path], None], module: str, version: str
+) -> None:
+    monkeypatch.setattr(gobuild, "GoToolchain", RecordedGo)
+    monkeypatch.setattr(RecordedGo, "asked", [])
+    make(tmp_path, tmp_path / "scratch")
+    name = make.__name__.replace("_", "-")
+    assert RecordedGo.module_file == f"module eco-lab/{name}\n\ngo 1.26\n\n\nreplace b => c v1.0.0\n"
+    fetched, required, built = RecordedGo.asked
+    assert fetched == (module, f"v{version}")
+    assert required == ("mod", "edit", "-require", f"{module}@v{version}")
+    assert built[-1] == f"{module}/cmd/{name}"
+    assert (tmp_path / name).exists()
+
+
+def test_what_runs_the_charts_tests_is_built_once_and_then_found(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert ladder.find_helm_unittest(paths) is None
+    monkeypatch.setattr(gobuild, "helm_unittest", lambda target, _: (target / "helm-unittest").touch())
+    made = ladder.helm_unittest(paths)
+    monkeypatch.setattr(gobuild, "helm_unittest", None)
+    assert ladder.helm_unittest(paths) == ladder.find_helm_unittest(paths) == made

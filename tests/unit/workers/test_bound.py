@@ -1,8 +1,9 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from eco_workers.journal.model import NewTask
+from eco_workers.journal.model import NewTask, Statistics
 from eco_workers.runtime import bound as module
 from eco_workers.runtime.bound import Bound
 from eco_workers.testing import MemoryJournal
@@ -63,6 +64,22 @@ async def test_a_full_volume_closes_it() -> None:
     journal.read_only = "reserve reached"
     await settle(valve, is_open=False)
     journal.read_only = ""
+    await settle(valve, is_open=True)
+    running.cancel()
+
+
+async def test_what_cannot_be_acked_closes_it_as_a_full_volume_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left open it would be refused batch after batch, until the queue's delivery limit drops them."""
+    journal, valve = MemoryJournal(), Valve()
+    real, reason = journal.statistics, ["the bucket is away"]
+
+    async def statistics() -> Statistics:
+        return replace(await real(), held_back=reason[0])
+
+    monkeypatch.setattr(journal, "statistics", statistics)
+    running = asyncio.create_task(Bound(journal, valve, max_unfinished=100, max_waiting=100).run())
+    await settle(valve, is_open=False)
+    reason[0] = ""
     await settle(valve, is_open=True)
     running.cancel()
 

@@ -1,11 +1,14 @@
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from eco_crds import contract
 from eco_workers.broker.topology import DEAD_LETTER_QUEUE, TOPOLOGY
 from eco_workers.errors import SettingsError
 from eco_workers.settings import KNOWN_QUEUES, Settings, documented, load
+from eco_workers.tasks.resources import address_of
+from tests.support.certificates import make
 
 GOOD = {"RABBITMQ_URL": "amqp://user:hunter2@rabbitmq:5672/"}
 
@@ -38,6 +41,13 @@ def test_each_variable_of_the_contract_is_read() -> None:
         ("S3_BUCKET", "x"),
         ("ECO_LOG_FORMAT", "xml"),
         ("ECO_MAX_UNFINISHED", "-3"),
+        ("POSTGRES_HOSTS", "chat"),
+        ("POSTGRES_HOSTS", "chat=db:70000"),
+        ("POSTGRES_HOSTS", "chat=db, no name=db"),
+        ("POSTGRES_SSLMODE", "maybe"),
+        ("REDIS_URL", "http://redis"),
+        ("REDIS_URL", "redis://redis/one"),
+        ("CLOUDFRONT_DISTRIBUTION_ID", "d111111abcdef8.cloudfront.net"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_name_and_an_example(name: str, value: str) -> None:
@@ -86,3 +96,50 @@ def test_an_empty_variable_counts_as_absent() -> None:
 def test_queues_are_those_of_the_topology() -> None:
     """Named twice, in the settings and on the broker: the two must agree."""
     assert TOPOLOGY.names() - {DEAD_LETTER_QUEUE} == KNOWN_QUEUES
+
+
+@pytest.mark.parametrize("name", ["RABBITMQ_CA", "POSTGRES_CA"])
+@pytest.mark.parametrize(
+    "value", ["/etc/ca.pem", "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----"], ids=["path", "broken"]
+)
+def test_an_authority_that_is_none_is_refused_with_its_name(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^{name}: .*Example: {name}="):
+        load({"RABBITMQ_URL": "amqps://x/", "POSTGRES_SSLMODE": "verify-full", name: value})
+
+
+def test_an_authority_that_nobody_would_ask_is_refused(tmp_path: Path) -> None:
+    pem = make(tmp_path).pem
+    with pytest.raises(SettingsError, match="RABBITMQ_CA is set, so RABBITMQ_URL must be amqps"):
+        load({"RABBITMQ_URL": "amqp://x/", "RABBITMQ_CA": pem})
+    with pytest.raises(SettingsError, match="POSTGRES_CA is set, so POSTGRES_SSLMODE must be verify"):
+        load(GOOD | {"POSTGRES_CA": pem})
+
+
+def test_an_authority_may_come_from_a_file(tmp_path: Path) -> None:
+    made = make(tmp_path)
+    settings = load({"RABBITMQ_URL": "amqps://x/", "RABBITMQ_CA_FILE": str(made.authority)})
+    assert settings.rabbitmq_ca == made.pem.strip()
+    assert "cadata=" in settings.amqp_url
+
+
+SECRETS = {
+    str(field.validation_alias): name for name, field in Settings.model_fields.items() if field.annotation is SecretStr
+}
+
+
+@pytest.mark.parametrize("variable", SECRETS)
+def test_every_secret_may_come_from_a_file(variable: str, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    text = "redis://from-file/" if variable == "REDIS_URL" else "amqp://from-file/"
+    file.write_text(f"{text}\n")
+    values = {key: value for key, value in GOOD.items() if key != variable} | {f"{variable}_FILE": str(file)}
+    assert getattr(load(values), SECRETS[variable]).get_secret_value() == text
+
+
+def test_databases_may_live_in_several_places() -> None:
+    settings = load(GOOD | {"POSTGRES_HOST": "main", "POSTGRES_HOSTS": "ecoeco_auth=auth:5433, ecoeco_chat=chat"})
+    found = [address_of(settings, name) for name in ("", "ecoeco_auth", "ecoeco_chat", "ecoeco_waste")]
+    assert [(each.host, each.port, each.database) for each in found] == [
+        ("main", 5432, "ecoeco_waste"), ("auth", 5433, "ecoeco_auth"), ("chat", 5432, "ecoeco_chat"),
+        ("main", 5432, "ecoeco_waste"),
+    ]  # fmt: skip

@@ -1,8 +1,9 @@
-"""Taking deliveries: a batch at a time, acked as a whole once its handler says that it is durable.
+"""Taking deliveries: a batch at a time, acked as a whole once its handler says that it is durable, or kept by it.
 
 One batch is with the handler at any moment; what arrives meanwhile is the next one. So the size of a batch follows the
 time that a commit takes, and the highest tag of a batch is always the highest whose predecessors are all durable: one
-`basic.ack` with `multiple` per commit, in commit order.
+`basic.ack` with `multiple` per commit, in commit order. A handler that keeps its deliveries settles each by itself,
+later, in any order; what it keeps is bounded by the prefetch.
 
 A connection that is lost, a consumer that the broker cancels (its queue was deleted) and a consumer that has gone
 quiet while messages are ready all end the same way: close, pause with jitter, connect, declare, consume. Delivery tags
@@ -29,6 +30,7 @@ log = logs.get(__name__)
 WATCH_PERIOD_S = 1.0
 PAUSE_TIMEOUT_S = 5.0
 CANCEL_AGAIN_S = 0.1
+LOOK_AGAIN_S = 0.02
 
 
 class Outcome(enum.Enum):
@@ -38,6 +40,8 @@ class Outcome(enum.Enum):
     """All of it may be acked."""
     REFUSED = "refused"
     """No room, or nothing was committed: back to the queue, for another shard or a later moment."""
+    KEPT = "kept"
+    """The handler settles each of them by itself."""
 
 
 Handler = Callable[[Sequence[Delivery]], Awaitable[Outcome]]
@@ -48,6 +52,8 @@ class ConsumerLimits:
     """How much a consumer takes at once."""
 
     prefetch_messages: int = 256
+    """Per queue, or with `prefetch_shared` of all queues together: each gets its share."""
+    prefetch_shared: bool = False
     inbox_bytes_max: int = 16 * 1024 * 1024
     """What may wait to be handled; above it the broker is not read from."""
     body_bytes_max: int = 1024 * 1024
@@ -70,6 +76,9 @@ class ConsumerStatistics:
     refused: int = 0
     connections: int = 0
     unacked: int = 0
+    """Delivered, and not yet with the handler."""
+    kept: int = 0
+    """With the handler, or kept by it to be settled one by one."""
     last_error: str = ""
 
 
@@ -101,6 +110,8 @@ class Consumer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._in_hand = 0
+        self._kept = 0
+        self._prefetch = _shares(limits, len(self._queues))
         self._state = ConsumerStatistics()
         self._inbox: Inbox | None = None
         self._channel: DeliveryChannel | None = None
@@ -109,7 +120,7 @@ class Consumer:
     def statistics(self) -> ConsumerStatistics:
         """The state of this moment."""
         waiting = len(self._inbox) if self._inbox is not None else 0
-        return replace(self._state, paused=not self._wanted.is_set(), unacked=waiting)
+        return replace(self._state, paused=not self._wanted.is_set(), unacked=waiting, kept=self._kept)
 
     async def pause(self) -> None:
         """Cancel the consumers and wait, within a bound, until they are; what is delivered is still handed over.
@@ -123,6 +134,13 @@ class Consumer:
             async with asyncio.timeout(PAUSE_TIMEOUT_S):
                 await self._idle.wait()
 
+    async def handed_over(self) -> None:
+        """Return when the handler has seen all that was delivered, or after a while; for a consumer that is paused."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PAUSE_TIMEOUT_S):
+                while self._in_hand or (self._inbox is not None and len(self._inbox)):  # noqa: ASYNC110  # two parts' states
+                    await asyncio.sleep(LOOK_AGAIN_S)
+
     def resume(self) -> None:
         """Consume again. Takes effect soon."""
         self._wanted.set()
@@ -133,12 +151,29 @@ class Consumer:
         self._stopping.set()
         self._changed.set()
 
+    async def settle(self, tags: Sequence[int], *, requeue: bool = False) -> None:
+        """Ack deliveries that the handler kept, or give them back; nothing when their channel is gone, for they are."""
+        channel = self._channel
+        if channel is None or not tags:
+            return
+        with contextlib.suppress(*wire.CONNECTION_ERRORS):
+            for tag in tags:
+                if requeue:
+                    await channel.basic_nack(tag, requeue=True, wait=False)
+                else:
+                    await channel.basic_ack(tag, wait=False)
+            if channel is self._channel:
+                self._kept -= len(tags)
+
     async def run(self) -> None:
         """Consume until `stop`; connects again, with growing pauses, for as long as it takes.
 
         Errors of the handler pass through: whether they are fatal is not ours to say.
         """
         backoff = Backoff()
+        if self._state.connections:
+            # Begun again after a death, and whoever holds what went with that channel may not have heard of it.
+            await self._tell_lost()
         while not self._stopping.is_set():
             try:
                 await self._session(backoff)
@@ -161,17 +196,19 @@ class Consumer:
                 await declare(setup, self._topology)
                 await setup.close()
                 channel = self._channel = await wire.open_delivery_channel(connection, transport)
-                await channel.basic_qos(prefetch_count=self._limits.prefetch_messages)
             self._note(connected=True, connections=self._state.connections + 1, last_error="")
             log.info("broker connected", queues=self._queues)
             await self._serve(connection, channel, inbox, backoff)
         finally:
             self._inbox = self._channel = None
-            self._in_hand = 0
+            self._in_hand = self._kept = 0
             self._idle.set()
             await wire.close(connection)
-            if self._on_channel_lost is not None:
-                await self._on_channel_lost()
+            await self._tell_lost()
+
+    async def _tell_lost(self) -> None:
+        if self._on_channel_lost is not None:
+            await self._on_channel_lost()
 
     async def _serve(self, connection: Connection, channel: DeliveryChannel, inbox: Inbox, backoff: Backoff) -> None:
         """Run the pump beside the watch; the first to end decides."""
@@ -201,12 +238,15 @@ class Consumer:
                 batches=self._state.batches + 1,
             )
             self._in_hand = len(batch)
+            self._kept += len(batch)  # until the handler has spoken, for it may settle some before
             outcome = await self._handler(batch)
             if channel.is_closed:
                 raise BrokerUnavailableError("the channel was lost before its batch could be acked")
+            if outcome is not Outcome.KEPT:
+                self._kept -= len(batch)
             if outcome is Outcome.DURABLE:
                 await channel.basic_ack(batch[-1].tag, multiple=True, wait=False)
-            else:
+            elif outcome is Outcome.REFUSED:
                 self._note(refused=self._state.refused + len(batch))
                 await channel.basic_nack(batch[-1].tag, multiple=True, requeue=True, wait=False)
             self._in_hand = 0
@@ -230,7 +270,8 @@ class Consumer:
             elif not self._wanted.is_set() and channel.queues:
                 await self._cancel_consumers(channel)
             self._note(consuming=bool(channel.queues), blocked=await wire.is_blocked(connection))
-            idle = not len(inbox) and not self._in_hand and bool(channel.queues)
+            # With a queue's share in the handler's hands nothing more may come, however much is ready.
+            idle = not len(inbox) and not self._in_hand and self._kept < min(self._prefetch) and bool(channel.queues)
             if await quiet.is_stuck(connection, since=self._last_delivery, idle=idle):
                 raise BrokerUnavailableError("messages are ready but none is delivered")
             self._changed.clear()
@@ -248,9 +289,11 @@ class Consumer:
     async def _start_consumers(self, channel: DeliveryChannel) -> None:
         self._last_delivery = asyncio.get_running_loop().time()
         self._idle.clear()
-        for queue in self._queues:
+        for queue, prefetch in zip(self._queues, self._prefetch, strict=True):
             tag = f"{self._name}/{queue}"
             channel.queues[tag] = queue
+            # Holds for the consumers that begin behind it; a bound on the whole channel is none for quorum queues.
+            await channel.basic_qos(prefetch_count=prefetch, timeout=wire.CHANNEL_TIMEOUT_S)
             await channel.basic_consume(queue, _never, consumer_tag=tag, timeout=wire.CHANNEL_TIMEOUT_S)
 
     async def _cancel_consumers(self, channel: DeliveryChannel) -> None:
@@ -264,7 +307,7 @@ class Consumer:
     async def _finish(self, channel: DeliveryChannel, inbox: Inbox, pump: asyncio.Task[None]) -> None:
         """Let the pump empty the inbox, then close the channel: its close-ok says that every ack has arrived."""
         while (len(inbox) or self._in_hand) and not pump.done():
-            await asyncio.wait({pump}, timeout=0.02)
+            await asyncio.wait({pump}, timeout=LOOK_AGAIN_S)
         if not pump.done():
             await channel.close(timeout=wire.CHANNEL_TIMEOUT_S)
 
@@ -298,6 +341,14 @@ class _QuietWatch:
         ready = await count_ready(connection, self._queues)
         self._suspicions = self._suspicions + 1 if ready else 0
         return self._suspicions >= 2
+
+
+def _shares(limits: ConsumerLimits, queues: int) -> tuple[int, ...]:
+    """Prefetch of each queue."""
+    if not limits.prefetch_shared:
+        return (limits.prefetch_messages,) * queues
+    least, more = divmod(limits.prefetch_messages, queues)
+    return tuple(max(1, least + (number < more)) for number in range(queues))
 
 
 async def count_ready(connection: Connection, queues: Sequence[str]) -> int:

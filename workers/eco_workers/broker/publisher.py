@@ -16,6 +16,7 @@ from aiormq.connection import Connection
 from pamqp import commands as spec
 
 from eco_workers.broker import channel as wire
+from eco_workers.broker.topology import TOPOLOGY, Topology, declare
 from eco_workers.errors import BrokerUnavailableError
 from eco_workers.headers import TASK_NAME
 
@@ -119,6 +120,18 @@ class Publisher:
     async def open(self) -> None:
         """Connect now instead of at the first message; raises BrokerUnavailableError."""
         await self._open()
+
+    async def declare(self, topology: Topology = TOPOLOGY) -> None:
+        """Make the queues and exchanges that are missing, for whoever publishes where no consumer has done so.
+
+        Raises BrokerUnavailableError, or TopologyError when one is there with other arguments.
+        """
+        channel = await self._open()
+        try:
+            async with asyncio.timeout(wire.CHANNEL_TIMEOUT_S):
+                await declare(channel, topology)
+        except wire.CONNECTION_ERRORS as error:
+            raise BrokerUnavailableError(f"declare the queues: {wire.describe(error)}") from error
 
     async def close(self) -> None:
         """Close channel and connection."""

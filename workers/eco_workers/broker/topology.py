@@ -20,6 +20,7 @@ from eco_workers.errors import TopologyError
 TASK_EXCHANGE: Final = "eco.tasks"
 DEAD_LETTER_EXCHANGE: Final = "eco.dlx"
 DEAD_LETTER_QUEUE: Final = "q.dlq"
+DEAD_LETTER_DELIVERIES_MAX: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,11 @@ class Queue:
     def policy(self) -> dict[str, Any]:
         """What an administrator may change while messages flow."""
         policy: dict[str, Any] = {"max-length": self.length_messages_max, "overflow": "reject-publish"}
-        if self.name != DEAD_LETTER_QUEUE:
+        if self.name == DEAD_LETTER_QUEUE:
+            # It has nowhere to pass its messages on to: without a limit of its own RabbitMQ 4 would drop a dead letter
+            # that was looked at twenty times. "No limit" (-1) is refused by 3.10.
+            policy["delivery-limit"] = DEAD_LETTER_DELIVERIES_MAX
+        else:
             policy |= {"dead-letter-strategy": "at-least-once", "delivery-limit": self.delivery_limit}
         if self.message_ttl_s is not None:
             policy["message-ttl"] = self.message_ttl_s * 1000

@@ -84,6 +84,7 @@ from eco_workers.journal.limits import Limits
 from eco_workers.journal.model import (
     CachedAnswer,
     Emit,
+    Fate,
     Identity,
     NewTask,
     OutboxMessage,
@@ -101,6 +102,7 @@ from eco_workers.journal.sqlite import SqliteJournal
 __all__ = [
     "CachedAnswer",
     "Emit",
+    "Fate",
     "Identity",
     "Limits",
     "NewTask",

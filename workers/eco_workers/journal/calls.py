@@ -12,6 +12,7 @@ from eco_workers.journal.limits import Limits
 from eco_workers.journal.model import (
     CachedAnswer,
     Emit,
+    Fate,
     NewTask,
     OutboxMessage,
     Owner,
@@ -103,6 +104,10 @@ class JournalCalls(ABC):
     async def acked(self, task_ids: Sequence[str]) -> None:
         """Hand rows over from broker to journal, before the ack is sent."""
         await self._finish(lambda ops: ops.acked(task_ids))
+
+    async def fates(self, task_ids: Collection[str]) -> dict[str, Fate]:
+        """What is to become of un-acked deliveries."""
+        return await self._finish(lambda ops: ops.fates(task_ids))
 
     async def channel_lost(self) -> None:
         """Let un-acked rows await their redelivery."""
@@ -237,6 +242,10 @@ class JournalCalls(ABC):
     async def wait_for_work(self, timeout_s: float) -> None:
         """Return when a row may have become due."""
         await self._waking.wait_for_work(timeout_s)
+
+    async def wait_for_handover(self, timeout_s: float) -> None:
+        """Return when the fate of an un-acked delivery may have changed."""
+        await self._waking.wait_for_handover(timeout_s)
 
     async def wait_for_outbox(self, timeout_s: float) -> None:
         """Return when a message may have become due."""

@@ -48,6 +48,17 @@ class Verdict(StrEnum):
     """Already known: nothing runs."""
 
 
+class Fate(StrEnum):
+    """What is to become of a delivery that was kept un-acked."""
+
+    KEEP = "keep"
+    """The broker owns its task: acked now, a lost volume would take the task along."""
+    ACK = "ack"
+    """The journal owns it: it has ended, or waits for a scheduled start."""
+    RETURN = "return"
+    """It was given back to the broker without a message, for this very delivery is what the broker has of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewTask:
     """One valid delivery, about to be written."""
@@ -60,6 +71,8 @@ class NewTask:
     generation: int = 0
     attempts: int = 0
     """Attempts already used elsewhere, carried by a republished message."""
+    deliveries: int = 0
+    """How often the broker says that it was delivered before; counts as attempts where the task was begun here."""
     not_before: float | None = None
     expires_at: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -192,6 +205,8 @@ class Statistics:
     commits: int
     operations: int
     queue_depth: int
+    held_back: str = ""
+    """Why nothing new is accepted though there is room: what an ack needs is away. What is here goes on."""
 
 
 class TaskJournal(Protocol):
@@ -259,6 +274,9 @@ class TaskJournal(Protocol):
     async def acked(self, task_ids: Sequence[str]) -> None:
         """Hand ownership of un-acked rows from broker to journal; to be called before the ack is sent."""
 
+    async def fates(self, task_ids: Collection[str]) -> dict[str, Fate]:
+        """What is to become of the un-acked deliveries of these tasks."""
+
     async def channel_lost(self) -> None:
         """Un-acked rows that are not running will be redelivered: they wait for it and are not run unasked."""
 
@@ -321,6 +339,9 @@ class TaskJournal(Protocol):
 
     async def wait_for_outbox(self, timeout_s: float) -> None:
         """Return when a message may have become due to be sent, at the latest after `timeout_s`."""
+
+    async def wait_for_handover(self, timeout_s: float) -> None:
+        """Return when the fate of an un-acked delivery may have changed, at the latest after `timeout_s`."""
 
     @property
     def journal_uuid(self) -> str:

@@ -12,7 +12,18 @@ from typing import Final
 from eco_workers.errors import IllegalStateError
 from eco_workers.journal import messages, rules
 from eco_workers.journal.limits import Limits, clean_error
-from eco_workers.journal.model import CachedAnswer, Emit, NewTask, Owner, Rejected, Running, State, Unfinished, Verdict
+from eco_workers.journal.model import (
+    CachedAnswer,
+    Emit,
+    Fate,
+    NewTask,
+    Owner,
+    Rejected,
+    Running,
+    State,
+    Unfinished,
+    Verdict,
+)
 from eco_workers.journal.records import CacheRow, StepRow, TaskRow, step_checksum
 from eco_workers.journal.rows import Rows
 from eco_workers.journal.rules import Standing
@@ -42,6 +53,8 @@ class Context:
     """Set when a row may have become due; whoever commits wakes the claimants and clears it."""
     outgoing: bool = False
     """Set when a message was written; whoever commits wakes the relay and clears it."""
+    handover: bool = False
+    """Set when a row of the broker's passed to the journal or was given back; whoever commits wakes who acks."""
     recovered: int = 0
     opened_at: float = 0.0
     last_checkpoint: float | None = None
@@ -101,7 +114,7 @@ class Operations:
             return verdict
         after = _with(row, standing, version=row.version + 1, last_activity=now)
         if verdict == Verdict.REDELIVERED:
-            attempts = max(row.attempts, task.attempts)
+            attempts = max(row.attempts, task.attempts, _deliveries(row, task))
             after = after._replace(awaiting_since=None, due_at=_due_at(row.not_before, now), attempts=attempts)
         elif verdict == Verdict.REOPENED:
             after = self._reopened(row, after, task, now)
@@ -123,7 +136,7 @@ class Operations:
             task_name=task.name,
             queue=task.queue,
             headers=_packed(task.headers),
-            attempts=max(row.attempts, task.attempts) if same_run else task.attempts,
+            attempts=max(row.attempts, task.attempts, _deliveries(row, task)) if same_run else task.attempts,
             awaiting_since=None,
             not_before=not_before,
             due_at=_due_at(not_before, now),
@@ -185,6 +198,11 @@ class Operations:
             if standing.owner != row.owner:
                 due_at = _due_at(row.not_before, row.created_at)
                 self.rows.store(row, _with(row, standing, awaiting_since=None, due_at=due_at).sealed())
+
+    def fates(self, task_ids: Collection[str]) -> dict[str, Fate]:
+        """What is to become of un-acked deliveries."""
+        rows = {task_id: self.rows.load(task_id) for task_id in task_ids}
+        return {task_id: rules.fate(row and row.standing()) for task_id, row in rows.items()}
 
     def channel_lost(self) -> int:
         """Let un-acked rows await their redelivery; how many."""
@@ -334,6 +352,7 @@ class Operations:
             last_activity=now,
         )
         self._note_times(after)
+        self._note_handover(row)
         self.rows.store(row, after.sealed())
         self._worked(now)
 
@@ -450,6 +469,7 @@ class Operations:
             ended_at=now,
             last_activity=now,
         )
+        self._note_handover(row)
         self.rows.store(row, after.sealed())
         self.context.last_ended = now
 
@@ -466,6 +486,10 @@ class Operations:
             context.next_due = row.not_before
         if row.expires_at is not None and row.expires_at < context.next_expiry:
             context.next_expiry = row.expires_at
+
+    def _note_handover(self, row: TaskRow) -> None:
+        if row.owner == Owner.BROKER:
+            self.context.handover = True
 
     def _bounded(self, not_before: float | None, now: float) -> float | None:
         if not_before is None or not_before <= now:
@@ -495,6 +519,11 @@ def _ruled(row: TaskRow, rule: Callable[..., Standing], *facts: object) -> Stand
 
 def _or_never(moment: float | None) -> float:
     return math.inf if moment is None else moment
+
+
+def _deliveries(row: TaskRow, task: NewTask) -> int:
+    """What the broker's count of deliveries says of attempts: of a task never begun here, or one that runs, nothing."""
+    return 0 if row.started_at is None or row.state == State.RUNNING else task.deliveries
 
 
 def _due_at(not_before: float | None, now: float) -> float:

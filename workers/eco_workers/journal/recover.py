@@ -43,6 +43,8 @@ from eco_workers.journal.sqlite_rows import SqliteRows
 from eco_workers.journal.walfile import survey
 
 T = TypeVar("T")
+FindBase = Callable[[], Path | None]
+"""Brings a copy to start from; None when there is none to be had."""
 SLICE_ROWS: Final = 2_000
 EPOCH_STEP: Final = 1
 
@@ -52,7 +54,7 @@ class RecoveryReport:
     """What a recovery did, or with `dry_run` would do."""
 
     action: str
-    """`none` (the journal is sound), `unmarked`, `adopted`, or `rebuilt`."""
+    """`none` (the journal is sound), `unmarked`, `adopted`, `rebuilt`, `restored` (on a base) or `anew` (empty)."""
     journal_uuid: str
     epoch: int
     dry_run: bool
@@ -72,21 +74,28 @@ def recover(
     *,
     dry_run: bool = False,
     adopt: bool = False,
-    base: Path | None = None,
+    anew: bool = False,
+    base: Path | FindBase | None = None,
+    held: JournalLock | None = None,
     progress: Progress | None = None,
 ) -> RecoveryReport:
     """Make a journal usable again; does nothing to a sound one, and finishes what an interrupted run began.
 
     `adopt` takes over a sound journal of another identity or of an older epoch. `base` is a restored copy (a backup, or
-    what the segments gave) to which salvaged rows are only added. Raises JournalLockedError while the journal has an
-    owner, JournalLostError when there is nothing to recover from.
+    what the segments gave) to which salvaged rows are only added; as a function it is asked only once the journal has
+    turned out not to be sound, while a copy that is named replaces a sound one too. `anew` begins an empty journal
+    where nothing is left. `held` is the journal's lock, taken and given up by the caller.
+
+    Raises JournalError while the journal has another owner, JournalLostError when there is nothing to recover from.
     """
+    if held is not None:
+        return _recover(plan, held, dry_run=dry_run, adopt=adopt, anew=anew, base=base, progress=progress)
     lock = JournalLock(plan.path)
     if not lock.try_acquire():
         holder = lock.read()
         raise JournalError(f"recover {plan.path}: process {holder.get('pid', '?')} has it open; stop it first")
     try:
-        return _recover(plan, lock, dry_run=dry_run, adopt=adopt, base=base, progress=progress)
+        return _recover(plan, lock, dry_run=dry_run, adopt=adopt, anew=anew, base=base, progress=progress)
     finally:
         lock.release()
 
@@ -98,25 +107,33 @@ def aside_names(path: Path) -> list[Path]:
 
 
 def _recover(
-    plan: Plan, lock: JournalLock, *, dry_run: bool, adopt: bool, base: Path | None, progress: Progress | None
+    plan: Plan,
+    lock: JournalLock,
+    *,
+    dry_run: bool,
+    adopt: bool,
+    anew: bool,
+    base: Path | FindBase | None,
+    progress: Progress | None,
 ) -> RecoveryReport:
     source: Path | None = plan.path
     if plan.path.exists():
         problems = _problems(plan)
-        if not problems and base is None:
+        if not problems and not isinstance(base, Path):
             return _keep(plan, lock, dry_run=dry_run, adopt=adopt)
     else:
         problems = ["there is no journal at its place"]
         source = _interrupted(plan, dry_run=dry_run)
-        if source is None and base is None:
-            raise JournalLostError(
-                f"recover {plan.path}: there is no journal, none moved aside, and no base to restore"
-            )
+    if base is not None and not isinstance(base, Path):
+        base = base()
+    if source is None and base is None and not anew:
+        raise JournalLostError(f"recover {plan.path}: there is no journal, none moved aside, and no base to restore")
     found = Salvaged()
     if source is not None:
         with copied(source, plan.path.with_name(plan.path.name + ".salvage")) as copy:
             found = salvage_all(copy, progress)
-    return _rebuild(plan, lock, found, problems, base=base, dry_run=dry_run)
+    report = _rebuild(plan, lock, found, problems, base=base, dry_run=dry_run, progress=progress)
+    return replace(report, action="restored" if base else "anew" if source is None else report.action)
 
 
 def _problems(plan: Plan) -> list[str]:
@@ -177,9 +194,23 @@ def _interrupted(plan: Plan, *, dry_run: bool) -> Path | None:
 
 
 def _rebuild(
-    plan: Plan, lock: JournalLock, found: Salvaged, problems: list[str], *, base: Path | None, dry_run: bool
+    plan: Plan,
+    lock: JournalLock,
+    found: Salvaged,
+    problems: list[str],
+    *,
+    base: Path | None,
+    dry_run: bool,
+    progress: Progress | None,
 ) -> RecoveryReport:
-    uuid = plan.known_uuid or found.meta.get("journal_uuid") or lock.read().get("uuid") or str(uuid4())
+    # A copy that was kept elsewhere goes before what stands here: on a new volume that may be another journal.
+    uuid = (
+        plan.known_uuid
+        or (base and _uuid_of(plan, base))
+        or found.meta.get("journal_uuid")
+        or lock.read().get("uuid")
+        or str(uuid4())
+    )
     epoch = max(found.epoch, plan.known_epoch, noted_epoch(lock, uuid)) + EPOCH_STEP
     counted: Counter[str] = Counter()
     kept_messages = 0
@@ -192,7 +223,7 @@ def _rebuild(
                 _in_slices(rows, [key], lambda keys: rows.put_meta(keys[0], found.meta[keys[0]]))
         flagged = [row._replace(id=None, salvaged=1).sealed() for row in found.tasks]
         added: set[str] = set()
-        _in_slices(rows, flagged, lambda part: added.update(rows.insert(part)))
+        _in_slices(rows, flagged, lambda part: added.update(rows.insert(part)), progress)
         counted.update(str(row.state) for row in flagged if row.task_id in added)
         _in_slices(rows, [row._replace(id=None) for row in found.outbox], rows.add_outbox)
         _in_slices(rows, [row for row in found.steps if row.task_id in added], _each(rows.put_step))
@@ -224,6 +255,14 @@ def _rebuild(
         found.unreadable,
         aside,
     )
+
+
+def _uuid_of(plan: Plan, base: Path) -> str:
+    connection = connect(replace(plan, path=base))
+    try:
+        return SqliteRows(connection, plan.queries).meta("journal_uuid")
+    finally:
+        connection.close()
 
 
 def _build_on(plan: Plan, beside: Path, base: Path, uuid: str, epoch: int, fill: Callable[[SqliteRows], None]) -> None:
@@ -261,6 +300,10 @@ def _exchange(plan: Plan, beside: Path) -> str:
     else:
         moved = aside_names(plan.path)
         aside = str(moved[-1]) if moved else ""
+        log = plan.path.with_name(plan.path.name + "-wal")
+        if log.exists():
+            # A log without its database is kept for people: left where it is, SQLite would lay it over the new one.
+            plan.files.rename(log, plan.path.with_name(f"{plan.path.name}.aside-{len(moved) + 1}-wal"))
     plan.files.unlink(plan.path.with_name(plan.path.name + "-shm"))
     reached("recover.before-adopt")
     plan.files.rename(beside, plan.path)
@@ -272,9 +315,13 @@ def _exchange(plan: Plan, beside: Path) -> str:
     return aside
 
 
-def _in_slices(rows: SqliteRows, values: Sequence[T], write: Callable[[Sequence[T]], object]) -> None:
+def _in_slices(
+    rows: SqliteRows, values: Sequence[T], write: Callable[[Sequence[T]], object], progress: Progress | None = None
+) -> None:
     """Write in transactions of bounded size; the file is put in its place only when all of them are done."""
     for start in range(0, len(values), SLICE_ROWS):
+        if progress is not None:
+            progress("rebuilt rows", start, len(values))
         rows.connection.execute("BEGIN IMMEDIATE")
         write(values[start : start + SLICE_ROWS])
         rows.write_ledger()

@@ -9,6 +9,7 @@ know.
 import asyncio
 import contextlib
 import os
+import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,19 +17,21 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Final, Protocol
 
-from eco_workers.errors import JournalError, JournalRefusedError
+from eco_workers.errors import JournalRefusedError, ObjectExistsError, ObjectStoreError
 from eco_workers.journal import segments
 from eco_workers.journal.segments import Kind, Segment
 
 SNAPSHOT_PART_BYTES: Final = 8 * 1_048_576
 PENDING_BYTES_MAX: Final = 64 * 1_048_576
 """Committed and not yet confirmed; beyond it the journal accepts nothing new until the store has caught up."""
+SEGMENT_BYTES: Final = 4 * 1_048_576
+"""No further commit is added to a segment of this size."""
+SEGMENTS_MAX: Final = 10_000
+"""Of one epoch: they are read one after the other by a restore."""
+GATHER_S: Final = 0.5
+"""How long commits gather for one segment while no ack waits for it."""
 RETRY_FIRST_S: Final = 0.2
 RETRY_MAX_S: Final = 10.0
-
-
-class ObjectExistsError(JournalError):
-    """A conditional put met an object that is there already."""
 
 
 class ObjectStore(Protocol):
@@ -101,13 +104,19 @@ class ReplicaStatistics:
 
     epoch: int
     confirmed: int
+    """Segments of this epoch that are in the store."""
     pending: int
+    """Group commits that are not."""
     pending_bytes: int
     last_error: str
 
 
 class Replica:
-    """Puts the segments of one epoch into a store, in order, and tells when they are there."""
+    """Puts the segments of one epoch into a store, in order, and tells when they are there.
+
+    While a segment is on its way group commits gather, and the next segment holds all of them: a slow store makes
+    larger segments, not a longer queue.
+    """
 
     def __init__(self, store: ObjectStore, place: str) -> None:
         self.store = store
@@ -116,16 +125,22 @@ class Replica:
         """Why this writer must ack nothing more; empty while it may."""
         self.begun = False
         """Whether the epoch is claimed and its snapshot whole: before that nothing can be confirmed."""
+        self.claimed = False
+        """Whether any epoch ever was: the next one only makes acks wait."""
         self._early: deque[bytes] = deque()
         self._uuid = ""
         self._epoch = 0
         self._given = 0
+        """Group commits that were handed over, and how many of them the store has."""
+        self._kept = 0
+        self._awaited = 0
+        """Up to which of them somebody waits."""
         self._confirmed = 0
         self._previous = ""
-        self._pending: deque[Segment] = deque()
+        self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
         self._last_error = ""
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def newest(self) -> tuple[str, int]:
@@ -147,7 +162,7 @@ class Replica:
             raise JournalRefusedError(
                 f"replicate to {self.place}: epoch {known} is claimed there, this writer has {epoch}"
             )
-        self._uuid, self._epoch = journal_uuid, epoch
+        self._uuid, self._epoch, self._confirmed, self._previous = journal_uuid, epoch, 0, ""
         size = (await asyncio.to_thread(snapshot.stat)).st_size
         starts = range(0, max(1, size), SNAPSHOT_PART_BYTES)
         for number, start in enumerate(starts, start=1):
@@ -155,25 +170,45 @@ class Replica:
             await self._upload_patiently(self._next(Kind.SNAPSHOT, body, part=number, parts=len(starts)))
             if self.fenced:
                 raise JournalRefusedError(self.fenced)
-        self.begun = True
-        while self._early:
-            self._enqueue(self._early.popleft())
+        self.begun = self.claimed = True
+        # What came before the copy is in the snapshot.
+        self._kept = self._given - len(self._early)
+        self._pending, self._early = self._early, deque()
+        self._pending_bytes = sum(map(len, self._pending))
         self._task = asyncio.create_task(self._run(), name="journal-replica")
+        self._tell()
 
     def give(self, changeset: bytes) -> None:
         """Take over what a group changed. Called on the loop, in commit order, after the commit."""
+        self._given += 1
         if self.begun:
-            self._enqueue(changeset)
+            self._pending.append(changeset)
+            self._pending_bytes += len(changeset)
+            self._tell()
         else:
             self._early.append(changeset)
 
     def forget_early(self) -> None:
-        """Drop what was given before a newer snapshot that holds it."""
+        """Drop what was given before a newer snapshot that holds it; nothing is confirmed until that has begun."""
+        self.begun = False
         self._early.clear()
+        self._pending.clear()
+        self._pending_bytes = 0
+
+    async def end_epoch(self) -> None:
+        """Stop uploading to this epoch, for the next is about to begin. What it lacks is in the next one's snapshot."""
+        await self.close()
+        self._task = None
+
+    @property
+    def is_long(self) -> bool:
+        """Whether this epoch has so many segments that a restore would take long: time for the next one."""
+        return self.begun and self._confirmed >= SEGMENTS_MAX
 
     def fence(self, reason: str) -> None:
         """Ack nothing more."""
         self.fenced = self.fenced or reason
+        self._tell()
 
     def note(self, error: str) -> None:
         """Keep an error of the store for the statistics."""
@@ -186,17 +221,25 @@ class Replica:
 
     async def confirm(self) -> None:
         """Return when all that was given so far is in the store; raises JournalRefusedError when fenced."""
-        target = self._given + len(self._early)
-        async with self._changed:
-            self._changed.notify_all()
-            await self._changed.wait_for(lambda: self.fenced or self._confirmed >= target)
-        if self.fenced and self._confirmed < target:
+        target = self._given
+        self._awaited = max(self._awaited, target)
+        self._tell()
+        while not self.fenced and not (self.begun and self._kept >= target):
+            await self._changed.wait()
+        if not (self.begun and self._kept >= target):
             raise JournalRefusedError(self.fenced)
+
+    async def wait_fenced(self) -> str:
+        """Return when this writer must end, with the reason."""
+        while not self.fenced:
+            await self._changed.wait()
+        return self.fenced
 
     def statistics(self) -> ReplicaStatistics:
         """How far the replica is."""
+        pending = len(self._pending) + len(self._early)
         return ReplicaStatistics(
-            self._epoch, self._confirmed, len(self._pending), self._pending_bytes, self.fenced or self._last_error
+            self._epoch, self._confirmed, pending, self._pending_bytes, self.fenced or self._last_error
         )
 
     async def close(self) -> None:
@@ -207,34 +250,65 @@ class Replica:
                 await self._task
 
     async def prune(self) -> int:
-        """Delete the segments of epochs before this one, whose snapshot holds all of them; how many."""
-        keys = await self.store.list_keys(self.place)
-        old = [each for each in keys if segments.numbers(each)[0] < self._epoch] if self._confirmed else []
-        await self.store.delete(old)
-        return len(old)
+        """Delete the segments of epochs before this one, whose snapshot holds all of them; how many.
+
+        Seals stay: a writer that was isolated for long meets the seal of its epoch, or it would find its key free, and
+        ack.
+        """
+        if not self.begun:
+            return 0
+        old: dict[int, list[str]] = {}
+        for key in await self.store.list_keys(self.place):
+            epoch = segments.numbers(key)[0]
+            if epoch < self._epoch:
+                old.setdefault(epoch, []).append(key)
+        doomed: list[str] = []
+        for keys in old.values():
+            last = await self.store.get(keys[-1])
+            sealed = last is not None and segments.decode(last).kind == Kind.SEAL
+            doomed += keys[:-1] if sealed else keys
+        await self.store.delete(doomed)
+        return len(doomed)
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
-    def _enqueue(self, changeset: bytes) -> None:
-        self._pending.append(self._next(Kind.CHANGES, changeset, ids=segments.task_ids(changeset)))
-        self._pending_bytes += len(changeset)
+    def _tell(self) -> None:
+        """Wake everybody who waits for a change; each looks for himself whether it was his."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _next(self, kind: Kind, body: bytes, *, part: int = 1, parts: int = 1, ids: tuple[str, ...] = ()) -> Segment:
-        self._given += 1
-        return Segment(self._uuid, self._epoch, self._given, kind, body, part, parts, ids)
+        return Segment(self._uuid, self._epoch, self._confirmed + 1, kind, body, part, parts, ids, self._previous)
 
     async def _run(self) -> None:
         while not self.fenced:
-            async with self._changed:
-                await self._changed.wait_for(lambda: bool(self._pending))
-            while self._pending and not self.fenced:
-                segment = self._pending[0]
-                await self._upload_patiently(segment)
-                if not self.fenced:
-                    self._pending.popleft()
-                    self._pending_bytes -= len(segment.body)
-            async with self._changed:
-                self._changed.notify_all()
+            if not self._pending:
+                await self._changed.wait()
+                continue
+            await self._gather()
+            if not self._pending:
+                continue  # the next epoch is about to begin, and its snapshot holds them
+            batch = self._take_batch()
+            body = await asyncio.to_thread(segments.joined, batch)
+            await self._upload_patiently(self._next(Kind.CHANGES, body, ids=segments.task_ids(body)))
+            if not self.fenced:
+                self._kept += len(batch)
+                self._pending_bytes = sum(map(len, self._pending))
+            self._tell()
+
+    async def _gather(self) -> None:
+        """Wait a little for more while nobody waits for an ack: each segment is a request that costs."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_S):
+                while self._awaited <= self._kept and self._pending_bytes < SEGMENT_BYTES:
+                    await self._changed.wait()
+
+    def _take_batch(self) -> list[bytes]:
+        batch, size = [self._pending.popleft()], 0
+        while self._pending and size < SEGMENT_BYTES:
+            batch.append(self._pending.popleft())
+            size += len(batch[-1])
+        return batch
 
     async def _upload_patiently(self, segment: Segment) -> None:
         pause_s = RETRY_FIRST_S
@@ -246,36 +320,28 @@ class Replica:
                 return
             except Exception as error:  # noqa: BLE001  # any fault of the store is one to wait out; nothing is acked
                 self._last_error = str(error)
-                await asyncio.sleep(pause_s)
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
                 pause_s = min(pause_s * 2, RETRY_MAX_S)
             else:
                 self._last_error = ""
                 return
 
     async def _upload(self, segment: Segment) -> None:
-        linked = Segment(
-            segment.journal_uuid,
-            segment.epoch,
-            segment.sequence,
-            segment.kind,
-            segment.body,
-            segment.part,
-            segment.parts,
-            segment.ids,
-            self._previous,
-        )
-        data = await asyncio.to_thread(segments.encode, linked)
+        data = await asyncio.to_thread(segments.encode, segment)
         name = segments.key(self.place, segment.epoch, segment.sequence)
         try:
             await self.store.put_new(name, data)
         except ObjectExistsError:
+            found = await self.store.get(name)
+            if found is None:
+                # It says that the key is taken, and has nothing there: a fault of the store, no other writer.
+                raise ObjectStoreError(f"put {name}: refused as existing, and nothing is there") from None
             # An upload whose answer was lost is there with our own bytes: that is no other writer.
-            if await self.store.get(name) != data:
+            if found != data:
                 raise
         self._previous = segments.digest(data)
         self._confirmed = segment.sequence
-        async with self._changed:
-            self._changed.notify_all()
+        self._tell()
 
 
 def _part_of(path: Path, start: int) -> bytes:

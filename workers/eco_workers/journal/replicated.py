@@ -11,15 +11,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Self
 
-from eco_workers.errors import JournalError, JournalFullError, JournalRefusedError
+from eco_workers.errors import EcoWorkerError, JournalFullError, JournalRefusedError
 from eco_workers.journal import copies
-from eco_workers.journal.model import Identity, NewTask, Owner, Rejected, Verdict
+from eco_workers.journal.model import Identity, NewTask, Owner, Rejected, Statistics, Verdict
 from eco_workers.journal.opening import Plan
 from eco_workers.journal.replica import Replica
 from eco_workers.journal.sqlite import SqliteJournal
 
 CLAIM_PAUSE_FIRST_S: Final = 0.5
 CLAIM_PAUSE_MAX_S: Final = 30.0
+LOOK_S: Final = 5.0
+"""How long an open waits for the store's word; a claim asks again, as long as it takes."""
+FLUSH_S: Final = 2.0
 SNAPSHOT_PREFIX: Final = "eco-snapshot-"
 COPIED: Final = b""
 """Stands among the changes where the snapshot was taken: what came before it is in the snapshot."""
@@ -38,11 +41,14 @@ class ReplicatedJournal(SqliteJournal):
     async def open_replicated(cls, path: Path, *, identity: Identity, replica: Replica, **options: Any) -> Self:
         """Open the journal and begin an epoch in the store, in the background while the store is away."""
         plan = Plan(path, identity, **options)
-        with contextlib.suppress(OSError, JournalError, TimeoutError):
+        with contextlib.suppress(OSError, EcoWorkerError, TimeoutError):
             # An epoch in the store above the file's: somebody restored this journal, and this file is the old one.
-            uuid, epoch = await replica.newest()
+            async with asyncio.timeout(LOOK_S):
+                uuid, epoch = await replica.newest()
             if epoch > plan.known_epoch:
                 plan = replace(plan, known_epoch=epoch, known_epoch_of=uuid)
+            # And a journal in the store that is not at its place here is one that was lost, not one that never was.
+            plan = replace(plan, known_uuid=plan.known_uuid or uuid or None)
         journal = await cls.open(path, identity=identity, plan=plan)
         journal._replica = replica  # noqa: SLF001  # our own class's constructor
         journal._claiming = asyncio.create_task(journal._claim_epoch(), name="journal-replica-claim")  # noqa: SLF001  # as above
@@ -69,28 +75,38 @@ class ReplicatedJournal(SqliteJournal):
         await super().acked(task_ids)
         await self._replica.confirm()
 
-    async def retry(self, task_id: str, error: str, *, not_before: float) -> None:
-        """Schedule another attempt; returns when its segment is confirmed, for an ack may follow."""
-        await super().retry(task_id, error, not_before=not_before)
-        await self._replica.confirm()
+    async def statistics(self) -> Statistics:
+        """Counts, ages and sizes, and whether the store is why nothing is accepted."""
+        found = await super().statistics()
+        held_back = self._held_back()
+        error = ": ".join(filter(None, (held_back, self._replica.statistics().last_error)))
+        return replace(found, held_back=held_back, last_error=found.last_error or error)
 
     async def close(self) -> None:
-        """Finish what was begun, then close; what the store has not confirmed by then was not acked."""
+        """Finish what was begun, give the store a moment for the rest, then close. What it lacks was not acked."""
         if self._claiming is not None:
             self._claiming.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._claiming
         await super().close()
+        if self._replica.begun:
+            with contextlib.suppress(TimeoutError, JournalRefusedError):
+                async with asyncio.timeout(FLUSH_S):
+                    await self._replica.confirm()
         await self._replica.close()
 
     def _check_room(self) -> None:
         super()._check_room()
         if self._replica.fenced:
             raise JournalRefusedError(self._replica.fenced)
-        if not self._replica.begun:
-            raise JournalFullError("accept: the epoch is not yet claimed in the object store; nothing could be acked")
-        if self._replica.full:
-            raise JournalFullError("accept: the object store is too far behind; running work goes on")
+        reason = self._held_back()
+        if reason:
+            raise JournalFullError(f"accept: {reason}")
+
+    def _held_back(self) -> str:
+        if not self._replica.claimed:
+            return "the epoch is not yet claimed in the object store; nothing could be acked"
+        return "the object store is too far behind; running work goes on" if self._replica.full else ""
 
     def _after_group(self) -> None:
         # Before any caller of the group goes on, so that none of them can ask for a confirmation of less.
@@ -103,14 +119,25 @@ class ReplicatedJournal(SqliteJournal):
                 self._replica.give(changeset)
         super()._after_group()
 
-    async def _claim_epoch(self) -> None:
+    def renew(self) -> bool:
+        """Begin the next epoch when this one has grown long; whether it had. Acks wait until its snapshot is there."""
+        if not self._replica.is_long or (self._claiming is not None and not self._claiming.done()):
+            return False
+        self._claiming = asyncio.create_task(self._claim_epoch(raises=True), name="journal-replica-claim")
+        return True
+
+    async def _claim_epoch(self, *, raises: bool = False) -> None:
         """Claim the epoch with a copy of the file taken between two groups; patient while the store is away."""
         pause_s = CLAIM_PAUSE_FIRST_S
         while True:
             try:
+                if raises:
+                    await self._writer.between(self._raise_epoch)
+                    raises = False
                 with TemporaryDirectory(prefix=SNAPSHOT_PREFIX, dir=self.plan.path.parent) as directory:
                     snapshot = Path(directory) / "journal.db"
                     await self._writer.between(partial(self._copy_and_capture, snapshot))
+                    await self._replica.end_epoch()
                     await self._replica.begin(self.journal_uuid, self.epoch, snapshot)
             except JournalRefusedError as error:
                 self._replica.fence(str(error))
@@ -128,6 +155,11 @@ class ReplicatedJournal(SqliteJournal):
             if stale != target.parent:
                 shutil.rmtree(stale, ignore_errors=True)  # left by a process that was killed meanwhile
         copies.backup(self.plan, target)
-        self._session.changes.clear()
+        # What stands before it in the queue was committed before the copy.
         self._session.changes.append(COPIED)
         self._session.capturing = True
+
+    def _raise_epoch(self) -> None:
+        """On the writer thread: the epoch in the file goes up, and with it that of this owner."""
+        self._context.epoch = self._session.raise_epoch()
+        self._lock.write(self._uuid, self._context.epoch)

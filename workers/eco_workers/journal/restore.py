@@ -5,14 +5,16 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import BinaryIO, Final
 
 import apsw
 
-from eco_workers.errors import JournalCorruptError, JournalLostError
+from eco_workers.errors import JournalCorruptError, JournalLostError, ObjectExistsError
 from eco_workers.journal import segments
-from eco_workers.journal.replica import ObjectExistsError, ObjectStore
+from eco_workers.journal.queries import QUERIES
+from eco_workers.journal.replica import ObjectStore
 from eco_workers.journal.segments import Kind, Segment
+from eco_workers.journal.sqlite_rows import SqliteRows
 
 SEAL_TRIES: Final = 1_000
 _TABLES: Final = ("meta", "ledger", "task_wal", "steps", "outbox", "gpt_cache")
@@ -35,11 +37,16 @@ async def restore(store: ObjectStore, place: str, target: Path, *, seal: bool = 
     `seal` first closes the epoch for its writer; only a rehearsal goes without. Raises JournalLostError when there is
     nothing, JournalCorruptError at a gap, a damaged segment or a broken chain: what lies behind a gap is never applied.
     """
-    epoch = await _newest_epoch(store, place)
+    epoch = claimed = await _newest_epoch(store, place)
     if seal:
-        await _seal(store, place, epoch)
-    chain = await _chain(store, place, epoch)
-    return await asyncio.to_thread(_build, chain, target)
+        epoch, claimed = await _seal_from(store, place, epoch)
+    builder = _Builder(target)
+    try:
+        await _feed(store, place, epoch, builder)
+        return await asyncio.to_thread(builder.finish, claimed)
+    except BaseException:
+        await asyncio.to_thread(builder.abandon)
+        raise
 
 
 async def rehearse(store: ObjectStore, place: str) -> Restored:
@@ -83,7 +90,38 @@ async def _snapshot_is_whole(store: ObjectStore, place: str, epoch: int) -> bool
     if first is None:
         return False
     segment = segments.decode(first)
-    return segment.kind == Kind.SNAPSHOT and await store.get(segments.key(place, epoch, segment.parts)) is not None
+    last = await store.get(segments.key(place, epoch, segment.parts))
+    return last is not None and segments.decode(last).kind == segment.kind == Kind.SNAPSHOT
+
+
+async def _seal_from(store: ObjectStore, place: str, epoch: int) -> tuple[int, int]:
+    """Seal an epoch and every later one, whose writer may be about to end its snapshot, and claim the next.
+
+    Sealed but not followed, the old file could be opened once more and claim the next epoch for itself. Returns the
+    newest epoch that is whole, and the one claimed.
+    """
+    while True:
+        epochs = sorted({segments.numbers(each)[0] for each in await store.list_keys(place)})
+        for each in epochs:
+            if each >= epoch:
+                await _seal(store, place, each)
+        newest = await _newest_epoch(store, place)
+        if newest == epoch and await _claim(store, place, epochs[-1]):
+            return epoch, epochs[-1] + 1
+        epoch = newest
+
+
+async def _claim(store: ObjectStore, place: str, newest: int) -> bool:
+    """Take the epoch behind the newest, sealed from its first number on; whether nobody was faster."""
+    last = await store.get((await store.list_keys(place))[-1])
+    if last is None:
+        return False
+    claim = Segment(segments.decode(last).journal_uuid, newest + 1, 1, Kind.SEAL)
+    try:
+        await store.put_new(segments.key(place, claim.epoch, 1), segments.encode(claim))
+    except ObjectExistsError:
+        return False
+    return True
 
 
 async def _seal(store: ObjectStore, place: str, epoch: int) -> None:
@@ -105,10 +143,10 @@ async def _seal(store: ObjectStore, place: str, epoch: int) -> None:
     raise JournalCorruptError(f"restore from {place}: epoch {epoch} could not be sealed; is its writer still at work?")
 
 
-async def _chain(store: ObjectStore, place: str, epoch: int) -> list[Segment]:
+async def _feed(store: ObjectStore, place: str, epoch: int, builder: "_Builder") -> None:
+    """Hand over the segments of an epoch in order, each checked against the one before."""
     keys = [each for each in await store.list_keys(place) if segments.numbers(each)[0] == epoch]
-    chain: list[Segment] = []
-    previous = ""
+    previous = uuid = ""
     for expected, each in enumerate(keys, start=1):
         if segments.numbers(each) != (epoch, expected):
             raise JournalCorruptError(
@@ -121,38 +159,78 @@ async def _chain(store: ObjectStore, place: str, epoch: int) -> list[Segment]:
         segment = segments.decode(data)
         if (segment.epoch, segment.sequence, segment.previous) != (epoch, expected, previous):
             raise JournalCorruptError(f"restore from {place}: {each} does not belong behind the segment before it")
-        if chain and segment.journal_uuid != chain[0].journal_uuid:
+        if uuid and segment.journal_uuid != uuid:
             raise JournalCorruptError(f"restore from {place}: {each} is of another journal, {segment.journal_uuid}")
-        previous = segments.digest(data)
-        chain.append(segment)
-    return chain
+        previous, uuid = segments.digest(data), segment.journal_uuid
+        await asyncio.to_thread(builder.add, segment)
 
 
-def _build(chain: list[Segment], target: Path) -> Restored:
-    with target.open("xb") as file:
-        for segment in chain:
-            if segment.kind == Kind.SNAPSHOT:
-                file.write(segment.body)
-    connection = apsw.Connection(str(target))
-    try:
-        triggers = [
-            (str(name), str(sql))
-            for name, sql in connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
-        ]
-        # A changeset holds what a group came to, not each step of it: a task accepted and ended in one group would be
-        # refused by the triggers that judge single steps.
-        for name, _sql in triggers:
-            connection.execute(f"DROP TRIGGER {name}")
-        for segment in chain:
-            if segment.kind == Kind.CHANGES:
-                _apply(connection, segment)
-        for _name, sql in triggers:
+class _Builder:
+    """Builds the file while segments come: one of them is in memory at a time, however large the journal is."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._file: BinaryIO | None = None
+        self._connection: apsw.Connection | None = None
+        self._triggers: list[tuple[str, str]] = []
+        self._uuid = ""
+        self._epoch = 0
+        self._count = 0
+
+    def add(self, segment: Segment) -> None:
+        """Take the next one: parts of the snapshot come first."""
+        if self._file is None:
+            self._file = self._target.open("xb")
+            self._uuid, self._epoch = segment.journal_uuid, segment.epoch
+        self._count += 1
+        if segment.kind == Kind.SNAPSHOT:
+            self._file.write(segment.body)
+        elif segment.kind == Kind.CHANGES and segment.body:
+            _apply(self._opened(), segment)
+
+    def finish(self, claimed: int) -> Restored:
+        """The file as it is to be opened."""
+        connection = self._opened()
+        for _name, sql in self._triggers:
             connection.execute(sql)
         found = digest_rows(connection)
+        _raise_epoch(connection, claimed)
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-    finally:
         connection.close()
-    return Restored(chain[0].journal_uuid, chain[0].epoch, len(chain), found)
+        return Restored(self._uuid, self._epoch, self._count, found)
+
+    def abandon(self) -> None:
+        """Leave nothing of what was begun."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._file is not None:
+            self._file.close()
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                self._target.with_name(self._target.name + suffix).unlink(missing_ok=True)
+
+    def _opened(self) -> apsw.Connection:
+        if self._connection is None:
+            if self._file is not None:
+                self._file.close()
+            connection = self._connection = apsw.Connection(str(self._target))
+            self._triggers = [
+                (str(name), str(sql))
+                for name, sql in connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
+            ]
+            # A changeset holds what a group came to, not each step of it: a task accepted and ended in one group would
+            # be refused by the triggers that judge single steps.
+            for name, _sql in self._triggers:
+                connection.execute(f"DROP TRIGGER {name}")
+        return self._connection
+
+
+def _raise_epoch(connection: apsw.Connection, claimed: int) -> None:
+    """Note the newest epoch that was claimed in the store: whoever opens the file must go above it."""
+    rows = SqliteRows(connection, QUERIES)
+    rows.read_ledger()
+    if rows.epoch < claimed:
+        rows.epoch = claimed
+        rows.write_ledger()
 
 
 def _apply(connection: apsw.Connection, segment: Segment) -> None:

@@ -10,7 +10,7 @@ a task runs, never who holds it.
 from typing import Final, NamedTuple
 
 from eco_workers.errors import IllegalStateError
-from eco_workers.journal.model import Owner, State, Verdict
+from eco_workers.journal.model import Fate, Owner, State, Verdict
 
 LEGAL_CHANGES: Final[frozenset[tuple[State, State]]] = frozenset(
     {
@@ -89,6 +89,18 @@ def accept(row: Standing | None, generation: int, owner: Owner) -> Accepted:
     if unmessaged or generation > row.generation:
         return Accepted(Verdict.REOPENED, Standing(State.PENDING, owner, higher))
     return Accepted(Verdict.DUPLICATE, row)
+
+
+def may_ack(row: Standing) -> bool:
+    """Whether a delivery that was kept un-acked may be acked now: the broker's part has ended."""
+    return row.owner == Owner.JOURNAL
+
+
+def fate(row: Standing | None) -> Fate:
+    """What is to become of an un-acked delivery, by the row of its task; None where that was pruned, long ended."""
+    if row is None or may_ack(row):
+        return Fate.ACK
+    return Fate.RETURN if row.state == State.REPUBLISHED else Fate.KEEP
 
 
 def may_start(row: Standing) -> bool:

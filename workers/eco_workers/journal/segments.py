@@ -1,4 +1,4 @@
-"""Segments: what one group commit changed, as one object that can be kept elsewhere and applied in order.
+"""Segments: what group commits changed, as one object that can be kept elsewhere and applied in order.
 
 A segment is four lines, the last of them compressed bytes:
 
@@ -7,15 +7,17 @@ A segment is four lines, the last of them compressed bytes:
     sha256 of head and body
     body
 
-The body of `changes` is a SQLite changeset: old and new values of every row that the group touched, whatever the table.
+The body of `changes` is a SQLite changeset: old and new values of every row that a group commit touched, whatever the
+table; of several in a row, what they came to.
 `snapshot` parts, in order, are a copy of the whole file; each epoch begins with one. `seal` has no body: nothing may
-follow it in its epoch. `previous` is the digest of the segment before, so a chain cannot be spliced, and a missing link
-shows.
+follow it in its epoch; an epoch that begins with one was taken by a restore.
+`previous` is the digest of the segment before, so a chain cannot be spliced, and a missing link shows.
 """
 
 import hashlib
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -99,6 +101,19 @@ def decode(data: bytes) -> Segment:
 def digest(data: bytes) -> str:
     """What the next segment names as the one before it."""
     return hashlib.sha256(data).hexdigest()
+
+
+def joined(changesets: Sequence[bytes]) -> bytes:
+    """What several group commits in a row came to, as one changeset."""
+    if len(changesets) == 1:
+        return changesets[0]
+    builder = apsw.ChangesetBuilder()  # type: ignore[no-untyped-call]  # its stub names no return type
+    try:
+        for changeset in changesets:
+            builder.add(changeset)
+        return builder.output()
+    finally:
+        builder.close()
 
 
 def task_ids(changeset: bytes) -> tuple[str, ...]:

@@ -111,6 +111,19 @@ class SqliteSession:
         if self._connection.in_transaction:
             self._connection.execute(self._rollback)
 
+    def raise_epoch(self) -> int:
+        """Raise the epoch of the file, which is ours and stays so; the new one. Between two groups."""
+        self.begin()
+        try:
+            self.rows.epoch += 1
+            self.rows.write_ledger()
+            self.commit()
+        except BaseException:
+            self.rows.epoch -= 1
+            self.abandon()
+            raise
+        return self.rows.epoch
+
     def in_transaction(self) -> bool:
         """Whether the group's transaction still stands."""
         return self._connection.in_transaction

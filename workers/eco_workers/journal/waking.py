@@ -1,4 +1,4 @@
-"""Wakes those who wait for work or for messages, after the commit that made them due."""
+"""Wakes those who wait for work, for messages or to ack, after the commit that made them due."""
 
 import asyncio
 
@@ -6,11 +6,12 @@ from eco_workers.journal.operations import Context
 
 
 class Waking:
-    """Two events, set from what operations noted in the context. A wake-up too many is harmless, one too few is not."""
+    """Events, set from what operations noted in the context. One wake-up too many is harmless, one less not."""
 
     def __init__(self, context: Context) -> None:
         self.work = asyncio.Event()
         self.outbox = asyncio.Event()
+        self.handover = asyncio.Event()
         self._context = context
         # What was left by an earlier process is due before anybody has committed anything.
         self.work.set()
@@ -24,6 +25,9 @@ class Waking:
         if self._context.outgoing:
             self._context.outgoing = False
             self.outbox.set()
+        if self._context.handover:
+            self._context.handover = False
+            self.handover.set()
 
     async def wait_for_work(self, timeout_s: float) -> None:
         """Return when a row may have become due, at the latest when the next scheduled one does."""
@@ -33,6 +37,11 @@ class Waking:
     async def wait_for_outbox(self, timeout_s: float) -> None:
         """Return when a message may have become due."""
         await _wait(self.outbox, timeout_s)
+
+    async def wait_for_handover(self, timeout_s: float) -> None:
+        """Return when the fate of an un-acked delivery may have changed; the next wait is for the next change."""
+        await _wait(self.handover, timeout_s)
+        self.handover.clear()
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

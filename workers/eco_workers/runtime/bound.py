@@ -95,18 +95,20 @@ class Bound:
             unfinished=found.counts.due + found.counts.running,
             waiting=found.counts.waiting,
             read_only=found.read_only,
+            held_back=found.held_back,
             held=self.held,
         )
         await self.valve.pause()
 
     def _is_over(self, found: Statistics) -> bool:
         unfinished = found.counts.due + found.counts.running
-        return found.read_only or unfinished > self.max_unfinished or found.counts.waiting > self.max_waiting
+        held_back = found.read_only or bool(found.held_back)
+        return held_back or unfinished > self.max_unfinished or found.counts.waiting > self.max_waiting
 
     def _is_well_under(self, found: Statistics) -> bool:
         unfinished = found.counts.due + found.counts.running
         return (
-            not found.read_only
+            not (found.read_only or found.held_back)
             and unfinished <= self.max_unfinished * RESUME_SHARE
             and found.counts.waiting <= self.max_waiting * RESUME_SHARE
         )

@@ -3,15 +3,18 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from eco_workers.broker.publisher import Publisher
 from eco_workers.errors import EcoWorkerError
+from eco_workers.runtime import redis
 from eco_workers.runtime.executor import describe
+from eco_workers.runtime.holding import check_time_limits
 from eco_workers.settings import Settings
 from eco_workers.sync.database import Database
-from eco_workers.sync.rows import Address
-from eco_workers.tasks.resources import Resources
+from eco_workers.tasks.registry import ROLE_MODULES, collect
+from eco_workers.tasks.resources import Resources, address_of
 
 TIMEOUT_S: Final = 15.0
 
@@ -24,6 +27,12 @@ async def check_all(settings: Settings) -> list[tuple[str, str]]:
     ]
     if settings.postgres_host:
         parts.append((f"database {settings.postgres_host}/{settings.postgres_db}", lambda: _database(settings)))
+    for name, place in settings.postgres_hosts.items():
+        parts.append((f"database {place}/{name}", partial(_database, settings, name)))
+    if url := settings.redis_url.get_secret_value():
+        parts.append(("redis", lambda: redis.ping(url)))
+    if settings.ack_policy == "Completed":
+        parts.append(("time limits", lambda: _time_limits(settings)))
     if settings.role == "storage":
         parts.append((f"bucket {settings.s3_bucket}", lambda: _bucket(settings)))
     return [(what, await _problem(work)) for what, work in parts]
@@ -47,27 +56,24 @@ async def _volume(settings: Settings) -> None:
 
 
 async def _broker(settings: Settings) -> None:
-    publisher = Publisher(settings.rabbitmq_url.get_secret_value(), name=f"{settings.shard} check")
+    publisher = Publisher(settings.amqp_url, name=f"{settings.shard} check")
     try:
         await publisher.open()
     finally:
         await publisher.close()
 
 
-async def _database(settings: Settings) -> None:
-    database = Database(
-        Address(
-            settings.postgres_host,
-            settings.postgres_port,
-            settings.postgres_db,
-            settings.postgres_user,
-            settings.postgres_password.get_secret_value(),
-        ),
-    )
+async def _database(settings: Settings, name: str = "") -> None:
+    database = Database(address_of(settings, name))
     try:
         await database.ping()
     finally:
         await database.close()
+
+
+async def _time_limits(settings: Settings) -> None:
+    registry = await asyncio.to_thread(collect, (*ROLE_MODULES[settings.role], *settings.task_modules))
+    check_time_limits(registry)
 
 
 async def _bucket(settings: Settings) -> None:

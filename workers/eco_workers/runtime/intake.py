@@ -13,7 +13,7 @@ from eco_workers.broker.channel import Delivery
 from eco_workers.broker.consumer import Outcome
 from eco_workers.errors import CommitFailedError, InvalidTaskError, JournalBusyError, JournalFullError
 from eco_workers.journal.limits import Limits, check_task
-from eco_workers.journal.model import NewTask, Rejected, TaskJournal
+from eco_workers.journal.model import NewTask, Owner, Rejected, TaskJournal, Verdict
 from eco_workers.metrics import Metrics
 from eco_workers.runtime.messages import Parser, refusal
 
@@ -78,19 +78,24 @@ class Intake:
 
     async def _write(self, tasks: list[NewTask], rejected: list[Rejected]) -> None:
         if tasks:
-            verdicts = await self._journal.accept(tasks)
-            counts: dict[str, int] = {}
-            for verdict in verdicts:
-                counts[verdict.value] = counts.get(verdict.value, 0) + 1
-            for outcome, count in counts.items():
-                self._metrics.deliveries.labels(outcome).inc(count)
+            await self._accept(tasks, Owner.JOURNAL)
         if rejected:
-            await self._journal.reject(rejected)
-            self._metrics.deliveries.labels("rejected").inc(len(rejected))
-            for message in rejected:
-                log.info(
-                    "delivery is no task", message_id=message.message_id, queue=message.queue, reason=message.reason
-                )
+            await self._reject(rejected)
+
+    async def _accept(self, tasks: list[NewTask], owner: Owner) -> list[Verdict]:
+        verdicts = await self._journal.accept(tasks, owner=owner)
+        counts: dict[str, int] = {}
+        for verdict in verdicts:
+            counts[verdict.value] = counts.get(verdict.value, 0) + 1
+        for outcome, count in counts.items():
+            self._metrics.deliveries.labels(outcome).inc(count)
+        return verdicts
+
+    async def _reject(self, rejected: list[Rejected]) -> None:
+        await self._journal.reject(rejected)
+        self._metrics.deliveries.labels("rejected").inc(len(rejected))
+        for message in rejected:
+            log.info("delivery is no task", message_id=message.message_id, queue=message.queue, reason=message.reason)
 
     def _sort_out(
         self, tasks: list[NewTask], origin: list[Delivery], rejected: list[Rejected]

@@ -25,8 +25,14 @@ TASK_NAME_CHARACTERS_MAX: Final = 255
 COUNT_MAX: Final = 1_000_000
 TIME_MAX_S: Final = 253_402_300_799.0  # the end of the year 9999
 CARRIED: Final = (names.TRACEPARENT, "tracestate", "baggage")
+DELIVERY_COUNT: Final = "x-delivery-count"
+"""Set by quorum queues on what they deliver again."""
 HEADER_CHARACTERS_MAX: Final = 1024
 HEADERS_KEPT_MAX: Final = 32
+ID_HEADERS: Final = (names.TASK_ID, "task_id", "id")
+"""Where an id is looked for, before the message's own."""
+OF_A_LETTER: Final = frozenset({names.REASON, names.QUEUE, names.MESSAGE_ID, names.FAILED_AT, names.BODY_BYTES})
+"""Headers that a dead letter gets of its own."""
 
 
 class RefusedError(ValueError):
@@ -62,6 +68,8 @@ class Parser:
         expires_at = number(headers, names.EXPIRES_AT, TIME_MAX_S)
         if celery and body[:1] == b"[":
             body = to_json(celery_payload(_parse(body)))
+            if any(_limits(headers.get("timelimit"))):
+                raise RefusedError("header timelimit: a time limit is the task's own here, not a message's")
             not_before = moment(headers, "eta")
             expires_at = moment(headers, "expires")
         elif body[:1] != b"{" and not isinstance(document := _parse(body), dict):
@@ -76,17 +84,13 @@ class Parser:
             attempts=int(number(headers, names.ATTEMPTS, COUNT_MAX) or 0),
             not_before=not_before,
             expires_at=expires_at,
+            deliveries=int(number(headers, DELIVERY_COUNT, COUNT_MAX) or 0) if delivery.redelivered else 0,
             headers={key: text for key in CARRIED if (text := _text(headers.get(key))) is not None},
         )
 
     @staticmethod
     def _task_id(delivery: Delivery, headers: Mapping[str, Any]) -> str:
-        for source in (
-            headers.get(names.TASK_ID),
-            headers.get("task_id"),
-            headers.get("id"),
-            delivery.properties.message_id,
-        ):
+        for source in (*(headers.get(key) for key in ID_HEADERS), delivery.properties.message_id):
             if source is None or source == "":
                 continue
             if isinstance(source, str) and TASK_ID.fullmatch(source):
@@ -107,17 +111,23 @@ class Parser:
 
 def refusal(delivery: Delivery, reason: str, body_bytes_max: int) -> Rejected:
     """A delivery that is no valid task, as it is kept for a person: what came, bounded, and why it was refused."""
-    identity = _text(delivery.headers.get(names.TASK_ID)) or _text(delivery.properties.message_id)
+    headers = delivery.headers
+    ids = (*(headers.get(key) for key in ID_HEADERS), delivery.properties.message_id)
+    identity = next((text for value in ids if (text := _text(value))), None)
     kept: dict[str, str] = {}
-    for key, value in list(delivery.headers.items())[:HEADERS_KEPT_MAX]:
+    # Those that a replay needs come first.
+    ranked = sorted(headers.items(), key=lambda item: not str(item[0]).startswith("x-eco-"))
+    for key, value in ranked[:HEADERS_KEPT_MAX]:
         text = _text(value)
-        if text is not None and isinstance(key, str) and not key.startswith("x-eco-"):
+        if text is not None and isinstance(key, str) and key not in OF_A_LETTER:
             kept[key[:128]] = text
     if delivery.properties.message_type:
         kept.setdefault("type", str(delivery.properties.message_type)[:TASK_NAME_CHARACTERS_MAX])
+    if delivery.size_bytes > min(len(delivery.body), body_bytes_max):
+        kept[names.BODY_BYTES] = str(delivery.size_bytes)
     return Rejected(
         # Without an id of its own it gets one made of its content: a redelivery is then the same message.
-        message_id=(identity or hashlib.sha256(delivery.body).hexdigest())[:255],
+        message_id=(identity or hashlib.sha256(repr(kept).encode() + delivery.body).hexdigest())[:255],
         body=delivery.body[:body_bytes_max],
         queue=delivery.queue,
         reason=reason[:1000],
@@ -173,6 +183,10 @@ def celery_payload(document: list[Any]) -> dict[str, Any]:
     if len(args) == 1 and isinstance(args[0], dict) and not kwargs:
         return args[0]
     raise RefusedError("celery body: positional arguments are not supported; use keyword arguments")
+
+
+def _limits(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def _parse(body: bytes) -> Any:

@@ -49,6 +49,11 @@ class Relay:
         """The state of this moment."""
         return self._state
 
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether messages are held back because the broker takes none for their queue for now."""
+        return bool(self._full)
+
     async def run(self) -> None:
         """Publish for ever."""
         while True:

@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from eco_workers import logs
 from eco_workers.errors import JournalCorruptError, JournalFatalError, JournalRefusedError
@@ -58,13 +58,7 @@ class Supervisor:
         """Cancel one task, or all, and wait for the end."""
         names = list(self._tasks) if name is None else [name]
         tasks = [self._tasks.pop(each) for each in names if each in self._tasks]
-        # A library may swallow a cancellation that meets an answer it waits for (aiormq does): ask until it is heard,
-        # at a pace that leaves every clean-up its time.
-        while left := {task for task in tasks if not task.done()}:
-            for task in left:
-                task.cancel()
-            await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
 
     async def _run(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         deaths: deque[float] = deque(maxlen=DEATHS_MAX)
@@ -87,3 +81,16 @@ class Supervisor:
                 await asyncio.sleep(pause_s)
             else:
                 return
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks and wait until they are done; what they raised stays in them.
+
+    A library may swallow a cancellation that meets an answer it waits for (aiormq does): they are asked until it is
+    heard, at a pace that leaves every clean-up its time.
+    """
+    while left := {task for task in tasks if not task.done()}:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)

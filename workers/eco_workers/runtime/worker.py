@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from eco_crds.contract import JOURNAL_UUID_KEY
-from eco_crds.jobs import TERMINATION_LOG, TERMINATION_LOG_BYTES_MAX
+from eco_crds.jobs import TERMINATION_LOG_BYTES_MAX
 from eco_crds.wal import LAST_WORDS, JournalMode, WalReport
 from eco_workers import logs
 from eco_workers import metrics as metric
 from eco_workers.admin.server import AdminServer
-from eco_workers.broker.consumer import Consumer, ConsumerLimits
+from eco_workers.broker.consumer import Consumer
 from eco_workers.broker.publisher import Publisher
 from eco_workers.errors import (
     EcoWorkerError,
@@ -35,16 +35,17 @@ from eco_workers.journal.model import Identity, TaskJournal
 from eco_workers.runtime import health
 from eco_workers.runtime.bound import Bound
 from eco_workers.runtime.executor import Executor, describe
-from eco_workers.runtime.intake import Intake
-from eco_workers.runtime.messages import Parser
+from eco_workers.runtime.holding import Holding, check_time_limits
 from eco_workers.runtime.relay import Relay
+from eco_workers.runtime.replication import Replication
 from eco_workers.runtime.supervisor import FATAL, Supervisor
 from eco_workers.runtime.syncing import Syncing, on_synced
+from eco_workers.runtime.taking import taking
 from eco_workers.settings import Settings
 from eco_workers.sync.rows import Address, Origin, Row
 from eco_workers.sync.writer import Writer
 from eco_workers.tasks.registry import ROLE_MODULES, Registry, collect
-from eco_workers.tasks.resources import Resources
+from eco_workers.tasks.resources import Resources, address_of
 
 if TYPE_CHECKING:
     from eco_workers.sync.database import Database
@@ -58,6 +59,7 @@ EXIT_JOURNAL: Final = 70
 """The journal may not be durable any more, or must not be opened here."""
 HOUSEKEEPING_PERIOD_S: Final = 60.0
 PARKED_RETRY_ROUNDS: Final = 60
+PRUNE_SEGMENTS_ROUNDS: Final = 60
 PRUNE_ROWS: Final = 1000
 PRUNE_PASSES_MAX: Final = 500
 PRUNE_PAUSE_S: Final = 0.05
@@ -111,20 +113,15 @@ class LateDatabase:
 class Worker:
     """One shard's process."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        open_journal: OpenJournal = open_sqlite,
-        last_words: Path = Path(TERMINATION_LOG),
-    ) -> None:
+    def __init__(self, settings: Settings, *, open_journal: OpenJournal | None = None) -> None:
         self.settings = settings
-        self._open_journal = open_journal
-        self._termination_log = last_words
-        """The kubelet's file; outside a pod there is none."""
+        self._replication = Replication(settings) if settings.ack_policy == "Replicated" else None
+        self._open_journal = open_journal or (self._replication.open if self._replication else open_sqlite)
         self.metrics = metric.Metrics()
         self.supervisor = Supervisor(on_restart=lambda name: self.metrics.restarts.labels(name).inc())
         self.registry = registry_of(settings)
+        if settings.ack_policy == "Completed":
+            check_time_limits(self.registry)
         self.resources = Resources(settings)
         self.journal: TaskJournal | None = None
         self.consumer: Consumer | None = None
@@ -134,6 +131,7 @@ class Worker:
         self._bound: Bound | None = None
         self._publisher: Publisher | None = None
         self._database: LateDatabase | None = None
+        self.holding: Holding | None = None
         self._mode: JournalMode | None = None
         """Set while there is no journal to work with: quarantined or lost."""
         self._error = ""
@@ -155,11 +153,13 @@ class Worker:
         finally:
             await self.supervisor.stop()
             await self.admin.close()
+            if self._replication is not None:
+                await self._replication.close()
 
     async def _run(self) -> int:
         limits = Limits(payload_bytes_max=self.settings.message_bytes_max)
         try:
-            self.journal = await self._open_journal(self.settings, limits, self._known_uuid())
+            self.journal = await self._open_journal(self.settings, limits, known_uuid(self.settings))
         except (JournalCorruptError, JournalLostError) as error:
             await self._stand_still(error)
             return EXIT_OK
@@ -183,7 +183,7 @@ class Worker:
     def _assemble(self, journal: TaskJournal, limits: Limits) -> None:
         settings = self.settings
         name = f"{settings.namespace}/{settings.shard}"
-        url = settings.rabbitmq_url.get_secret_value()
+        url = settings.amqp_url
         self._publisher = Publisher(url, name=name)
         self.relay = Relay(journal, self._publisher, self.metrics)
         self.executor = Executor(
@@ -195,26 +195,16 @@ class Worker:
             concurrency=settings.concurrency,
             process_started_at=process_started_at(),
         )
-        intake = Intake(
+        way_in = taking(
+            settings,
             journal,
-            Parser(self.registry.names(), settings.message_bytes_max),
+            self.registry.names(),
             limits,
             self.metrics,
             on_accepted=self._accepted,
             on_full=self._full,
         )
-        self.consumer = Consumer(
-            url,
-            settings.queues,
-            intake.take,
-            name=name,
-            limits=ConsumerLimits(
-                # What is prefetched is out of the reach of other shards: a low bound must really leave it to them.
-                prefetch_messages=min(settings.prefetch_messages, settings.max_unfinished),
-                body_bytes_max=settings.message_bytes_max,
-            ),
-            on_channel_lost=journal.channel_lost,
-        )
+        self.consumer, self.holding = way_in.consumer, way_in.holding
         self._bound = Bound(journal, self.consumer, settings.max_unfinished, settings.max_waiting)
         self.syncing = Syncing(journal, self._writer(journal), settings.sync_settings_dir)
 
@@ -222,20 +212,13 @@ class Worker:
         settings = self.settings
         if not settings.postgres_host:
             return None
-        self._database = LateDatabase(
-            Address(
-                settings.postgres_host,
-                settings.postgres_port,
-                settings.postgres_db,
-                settings.postgres_user,
-                settings.postgres_password.get_secret_value(),
-            ),
-        )
+        self._database = LateDatabase(address_of(settings))
         return Writer(
             journal,
             self._database,
             Origin(settings.namespace, settings.worker, settings.shard),
-            on_synced=on_synced(self.metrics.sync_delay.observe, time.time),
+            on_synced=on_synced(self.metrics.observe_synced, time.time),
+            on_refused=self.metrics.sync_rows.labels("refused").inc,
         )
 
     async def _begin(self, journal: TaskJournal) -> None:
@@ -256,6 +239,10 @@ class Worker:
         self.supervisor.start("sync", self.syncing.run)
         self.supervisor.start("consumer", self.consumer.run)
         self.supervisor.start("bound", self._bound.run)
+        if self.holding is not None:
+            self.supervisor.start("holding", self.holding.run)
+        if self._replication is not None:
+            self.supervisor.start("replica", self._replication.watch)
         self.supervisor.start("housekeeping", self._keep_house)
         self.supervisor.start("lag", self._measure_lag)
 
@@ -276,14 +263,19 @@ class Worker:
         # The kubelet kills at the end of the period: what is left must fit before it.
         budget_s = self.settings.grace_period_s * 0.9
         log.info("stopping", grace_s=self.settings.grace_period_s)
-        self.consumer.stop()
         self.executor.pause()
         await self.supervisor.stop("bound")
-        if not await self.supervisor.join("consumer", min(STOP_CONSUMER_S, budget_s * 0.2)):
-            log.warning("consumer did not stop in time")
-        await self.supervisor.stop("consumer")
+        if self.holding is None:
+            await self._stop_consumer(self.consumer, budget_s)
+        else:
+            # What runs can still be acked: its channel stays open until it has ended.
+            await self.consumer.pause()
         released = await self.executor.finish(budget_s * 0.7 - (time.monotonic() - began))
         await self.supervisor.stop("executor")
+        if self.holding is not None:
+            await self.supervisor.stop("holding")
+            await self.holding.settle_ended()
+            await self._stop_consumer(self.consumer, budget_s)
         await self.supervisor.stop("relay")
         flushed = await self.relay.flush(max(0.5, budget_s * 0.85 - (time.monotonic() - began)))
         await self.supervisor.stop("sync")
@@ -297,6 +289,13 @@ class Worker:
             outbox_empty=flushed,
             synced=synced,
         )
+
+    async def _stop_consumer(self, consumer: Consumer, budget_s: float) -> None:
+        """Stop taking; with the channel goes back what is un-acked."""
+        consumer.stop()
+        if not await self.supervisor.join("consumer", min(STOP_CONSUMER_S, budget_s * 0.2)):
+            log.warning("consumer did not stop in time")
+        await self.supervisor.stop("consumer")
 
     async def _last_sync(self, timeout_s: float) -> int | None:
         assert self.syncing  # noqa: S101  # _assemble made it
@@ -329,10 +328,9 @@ class Worker:
         self._error = describe(error)
         log.error("journal is not usable, standing still", mode=self._mode.value, error=self._error)
         # Written at once: whatever ends the process, the operator learns from the pod what its journal was like.
-        if self._termination_log.exists():
-            self._termination_log.write_text(
-                f"{LAST_WORDS[self._mode]}: {self._error}"[: TERMINATION_LOG_BYTES_MAX // 4]
-            )
+        last_words = self.settings.termination_log
+        if last_words.exists():
+            last_words.write_text(f"{LAST_WORDS[self._mode]}: {self._error}"[: TERMINATION_LOG_BYTES_MAX // 4])
         await self._stop.wait()
 
     async def _close_parts(self) -> None:
@@ -415,7 +413,7 @@ class Worker:
             case "fence":
                 self._fenced = True
                 await self._hold()
-                return {"fenced": True, "released": await self.executor.finish(FENCE_GRACE_S)}
+                return {"fenced": True, "released": await self._finish_fenced()}
             case "resume":
                 await self.supervisor.stop("drain")
                 await self.journal.set_draining(False)
@@ -429,6 +427,15 @@ class Worker:
         assert self.executor and self._bound  # noqa: S101, PT018  # _assemble made them
         self.executor.pause()
         await self._bound.hold()
+
+    async def _finish_fenced(self) -> int:
+        assert self.executor and self.consumer  # noqa: S101, PT018  # _assemble made them
+        released = await self.executor.finish(FENCE_GRACE_S)
+        if self.holding is not None:
+            await self.consumer.handed_over()
+            await self.holding.settle_ended()
+            await self.holding.give_back()
+        return released
 
     async def _give_back(self) -> None:
         """Republish what is pending, as long as running tasks may still put something back."""
@@ -451,6 +458,8 @@ class Worker:
             await asyncio.sleep(HOUSEKEEPING_PERIOD_S)
             rounds += 1
             await journal.close_unacked()
+            if self._replication is not None:
+                await self._replication.keep_house(prune=rounds % PRUNE_SEGMENTS_ROUNDS == 1)
             if rounds % PARKED_RETRY_ROUNDS == 0 and (again := await journal.retry_parked()):
                 log.info("parked rows are tried again", rows=again)
             for _ in range(PRUNE_PASSES_MAX):
@@ -472,12 +481,13 @@ class Worker:
             raise EcoWorkerError("the journal is not open")
         return self.journal
 
-    def _known_uuid(self) -> str | None:
-        """The journal that the operator knows of this shard; None while it knows none."""
-        try:
-            return (self.settings.shard_settings_dir / JOURNAL_UUID_KEY).read_text(encoding="utf-8").strip() or None
-        except OSError:
-            return None
+
+def known_uuid(settings: Settings) -> str | None:
+    """The journal that the operator knows of this shard; None while it knows none."""
+    try:
+        return (settings.shard_settings_dir / JOURNAL_UUID_KEY).read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
 
 
 def process_started_at() -> float:

@@ -1,10 +1,10 @@
 """The words of the sync: a report, where it comes from, where it goes. No client is imported here."""
 
-import ssl
 from dataclasses import dataclass
 from typing import Protocol
 
 from eco_workers.errors import EcoWorkerError
+from eco_workers.tls import DatabaseTls
 
 
 class RowRefusedError(EcoWorkerError):
@@ -76,7 +76,7 @@ class Address:
     database: str
     user: str
     password: str
-    tls: ssl.SSLContext | None = None
+    tls: DatabaseTls = "prefer"
 
     def __repr__(self) -> str:
         return f"{self.user}@{self.host}:{self.port}/{self.database}"

@@ -66,12 +66,14 @@ class Writer:
         origin: Origin,
         *,
         on_synced: Callable[[Sequence[Row]], None] | None = None,
+        on_refused: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
         self._database = database
         self._origin = origin
         self._on_synced = on_synced
+        self._on_refused = on_refused
         self._clock = clock
         self._one_at_a_time = asyncio.Lock()
         self._state = SyncStatistics()
@@ -132,6 +134,8 @@ class Writer:
                 (row,) = rows
                 log.warning("row refused by the database", task_id=row.task_id, error=str(error))
                 refused.add(row.task_id)
+                if self._on_refused is not None:
+                    self._on_refused()
                 await self._ledger.sync_failed(row.task_id, str(error), max_attempts=max_attempts)
                 text = f"task {row.task_id}: {error}"[:1000]
                 self._state = replace(self._state, refused=self._state.refused + 1, last_error=text)

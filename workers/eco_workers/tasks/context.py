@@ -1,7 +1,8 @@
 """What a running task holds in its hand: who it is, checkpointed steps, messages to emit, CPU work outside the loop."""
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic_core import from_json, to_json
 
@@ -9,6 +10,9 @@ from eco_workers import headers
 from eco_workers.errors import TaskFailedError
 from eco_workers.journal.model import Emit, Running, TaskJournal
 from eco_workers.tasks.resources import Resources
+
+if TYPE_CHECKING:
+    from eco_workers.sync.sessions import Session
 
 T = TypeVar("T")
 EMITS_MAX: Final = 100
@@ -69,6 +73,19 @@ class Context:
     async def heartbeat(self) -> None:
         """Tell that a long task makes progress."""
         await self._journal.heartbeat(self.task_id)
+
+    @asynccontextmanager
+    async def postgres_session(self, database: str) -> AsyncIterator["Session"]:
+        """A connection to a database in a transaction of its own, committed at the end of the block.
+
+            async with context.postgres_session("ecoeco_waste") as connection:
+                await connection.execute("INSERT … ON CONFLICT (task_id) DO NOTHING", context.task_id)
+
+        The task may run more than once, so a statement must be harmless the second time. Raises
+        DatabaseUnavailableError, which the retry policy answers, when that database does not serve.
+        """
+        async with (await self.resources.sessions()).session(database) as connection:
+            yield connection
 
     async def in_process(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run CPU work in another process, so that the loop goes on. Arguments and result must be picklable."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import aio_pika
@@ -22,6 +22,7 @@ class Task:
     task_id: str
     name: str
     payload: dict[str, Any]
+    headers: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ async def publish(url: str, queue: str, tasks: Sequence[Task]) -> int:
                 json.dumps(task.payload).encode(),
                 message_id=task.task_id,
                 type=task.name,
+                headers=dict(task.headers),
                 content_type="application/json",
                 delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             )

@@ -5,9 +5,10 @@ import contextlib
 import signal
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from eco_crds.contract import COMPONENT_WORKER, LABEL_SHORT_COMPONENT
 from eco_lab.demo import broker, install, manifests
@@ -188,14 +189,14 @@ async def wait_ready(stage: Stage) -> None:
         raise
 
 
-async def publish(stage: Stage) -> None:
-    """Publish one task per upload, each confirmed by the broker."""
+async def publish(stage: Stage, headers: Mapping[str, Any] | None = None) -> None:
+    """Publish one task per upload, each confirmed by the broker; `headers` go with every message."""
     tasks = {str(uuid.uuid4()): picture for picture in stage.album.pictures}
     begun = time.monotonic()
     count = await broker.publish(
         stage.services.amqp_url,
         manifests.QUEUE,
-        [broker.Task(task, TASK_NAME, {"key": picture.key}) for task, picture in tasks.items()],
+        [broker.Task(task, TASK_NAME, {"key": picture.key}, headers or {}) for task, picture in tasks.items()],
     )
     stage.published.update(tasks)
     stage.narrator.say(f"{count} tasks published and confirmed in {time.monotonic() - begun:.1f} s")

@@ -20,6 +20,7 @@ _BUILD_S: Final = 3600
 _INSTALL_S: Final = 600
 _COREDNS_PLUGINS: Final = ("cache", "errors", "health", "kubernetes", "loadbalance", "log", "ready", "template")
 _STAGING: Final = re.compile(r"^\s+(k8s\.io/[a-z0-9-]+) v0\.0\.0$", re.MULTILINE)
+_MODULE: Final = re.compile(r"^module .*$", re.MULTILINE)
 _LOCAL_REPLACE: Final = re.compile(r"^.*=> \./.*$\n", re.MULTILINE)
 
 
@@ -115,18 +116,29 @@ def _prepare_kubernetes(go: GoToolchain, source: Path) -> None:
 
 def helm(target: Path, scratch: Path) -> None:
     """Build Helm into `target`."""
+    flags = f"-X helm.sh/helm/v4/internal/version.version=v{versions.HELM}"
+    _program("helm.sh/helm/v4", versions.HELM, target / "helm", scratch, flags=flags)
+
+
+def helm_unittest(target: Path, scratch: Path) -> None:
+    """Build the runner of the charts' unit tests into `target`; it works without Helm beside it."""
+    _program("github.com/helm-unittest/helm-unittest", versions.HELM_UNITTEST, target / "helm-unittest", scratch)
+
+
+def _program(module: str, version: str, program: Path, scratch: Path, *, flags: str = "") -> None:
+    """Build `cmd/NAME` of a published module, with the replacements of that module that are published too."""
     go = GoToolchain(scratch)
-    source = scratch / f"helm-{versions.HELM}"
+    source = scratch / f"{program.name}-{version}"
     if not (source / "go.sum").exists():
         shutil.rmtree(source, ignore_errors=True)
         source.mkdir(parents=True)
-        upstream = Path(go.module("helm.sh/helm/v4", f"v{versions.HELM}", source)["GoMod"]).read_text()
-        text = re.sub(r"^module .*$", "module eco-lab/helm", _LOCAL_REPLACE.sub("", upstream), flags=re.MULTILINE)
-        (source / "go.mod").write_text(text)
-        go("mod", "edit", "-require", f"helm.sh/helm/v4@v{versions.HELM}", cwd=source)
-    flags = f"-s -w -X helm.sh/helm/v4/internal/version.version=v{versions.HELM}"
-    package = "helm.sh/helm/v4/cmd/helm"
-    go("build", "-trimpath", "-ldflags", flags, "-o", str(target / "helm"), package, cwd=source, timeout_s=_BUILD_S)
+        upstream = Path(go.module(module, f"v{version}", source)["GoMod"]).read_text()
+        own = f"module eco-lab/{program.name}"
+        (source / "go.mod").write_text(_MODULE.sub(own, _LOCAL_REPLACE.sub("", upstream), count=1))
+        go("mod", "edit", "-require", f"{module}@v{version}", cwd=source)
+    package = f"{module}/cmd/{program.name}"
+    words = ("-trimpath", "-ldflags", f"-s -w {flags}".rstrip(), "-o", str(program), package)
+    go("build", *words, cwd=source, timeout_s=_BUILD_S)
 
 
 def pause(target: Path, scratch: Path) -> None:

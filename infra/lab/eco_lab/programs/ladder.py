@@ -45,6 +45,19 @@ def find_helm(paths: Paths) -> Path | None:
     return Path(found) if found else None
 
 
+def helm_unittest(paths: Paths) -> Path:
+    """The program that runs the charts' unit tests; always built, as it is for tests alone."""
+    directory = f"helm-unittest-{versions.HELM_UNITTEST}"
+    return _cached(paths, directory, "helm-unittest", _make_helm_unittest) / "helm-unittest"
+
+
+def find_helm_unittest(paths: Paths) -> Path | None:
+    """The same if it is cached or on PATH; makes nothing."""
+    cached = paths.bin / f"helm-unittest-{versions.HELM_UNITTEST}" / "helm-unittest"
+    found = str(cached) if cached.exists() else shutil.which("helm-unittest")
+    return Path(found) if found else None
+
+
 def cluster_directory(paths: Paths) -> Path:
     """Where `cluster` keeps what it made; to put programs there that were built elsewhere."""
     pinned = f"{versions.KUBERNETES}-{versions.ETCD}-{versions.COREDNS}"
@@ -76,6 +89,11 @@ def _make_helm(target: Path, scratch: Path) -> None:
     if not _downloaded("Helm", lambda: download.helm(target)):
         say("building Helm from Go modules: about three minutes on two cores, once")
         gobuild.helm(target, scratch)
+
+
+def _make_helm_unittest(target: Path, scratch: Path) -> None:
+    say("building helm-unittest from Go modules: about two minutes on two cores, once")
+    gobuild.helm_unittest(target, scratch)
 
 
 def _downloaded(what: str, attempt: Callable[[], None]) -> bool:

@@ -1,6 +1,8 @@
 -- Set, not removed: a table without entries would become a list on its way back.
-if obj.metadata.annotations == nil then
-  obj.metadata.annotations = {}
+for _, name in ipairs({"paused", "hibernate"}) do
+  local key = "eco.growbin.app/" .. name
+  if (obj.metadata.annotations or {})[key] ~= nil then
+    obj.metadata.annotations[key] = "false"
+  end
 end
-obj.metadata.annotations["eco.growbin.app/paused"] = "false"
 return obj
