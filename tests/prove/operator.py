@@ -1,8 +1,9 @@
-"""Counted proofs around a converged, idle installation: `make prove-operator`.
+"""Counted proofs of the operator: `make prove-operator`; `--part` runs one of them.
 
-Two idle workers and the operator on the lab's cluster. What is counted comes from outside the programs under test:
-writes from the API server's audit log, memory from /proc of the machine, image sizes from the node. Exit status 1 when
-a target is missed. `python -m tests.prove.operator --quick` rests for a minute in place of ten.
+Part `idle`: two idle workers and the operator on the lab's cluster. What is counted comes from outside the programs
+under test: writes from the API server's audit log, memory from /proc of the machine, image sizes from the node. With
+`--quick` it rests for a minute in place of ten. The other parts need no cluster and are described in
+`tests.prove.operator_faults`. Exit status 1 when a target is missed.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from eco_lab.demo import install, manifests
 from eco_lab.demo.narration import Narrator
 from eco_lab.demo.story import Plan, Stage, remove_namespace, set_up, wait_ready
 from eco_lab.environment import LabEnvironment
+from tests.prove import operator_faults
 from tests.support.audit import AuditLog, Write
 from tests.support.figures import missed, record, table
 from tests.support.waiting import until
@@ -140,12 +142,20 @@ async def image_sizes(stage: Stage) -> None:
 
 
 def main() -> None:
-    """Parse the command line, bring the lab up, take the figures, print them."""
+    """Parse the command line, take the figures, print them."""
     parser = argparse.ArgumentParser(prog="python -m tests.prove.operator", description=__doc__)
     parser.add_argument("--quick", action="store_true", help=f"rest for {QUICK_IDLE_S} s in place of {IDLE_S}")
-    quick = parser.parse_args().quick
-    lab = environment.up(with_programs=("helm",))
-    asyncio.run(prove(lab, idle_s=QUICK_IDLE_S if quick else IDLE_S, narrator=Narrator()))
+    parser.add_argument(
+        "--part", choices=["idle", *operator_faults.PARTS], action="append", help="default: all of them"
+    )
+    arguments = parser.parse_args()
+    parts = arguments.part or ["idle", *operator_faults.PARTS]
+    if "idle" in parts:
+        lab = environment.up(with_programs=("helm",))
+        asyncio.run(prove(lab, idle_s=QUICK_IDLE_S if arguments.quick else IDLE_S, narrator=Narrator()))
+    for name, part in operator_faults.PARTS.items():
+        if name in parts:
+            part()
     print(table())
     sys.exit(1 if missed() else 0)
 

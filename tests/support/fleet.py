@@ -25,6 +25,15 @@ from eco_operator import errors, kinds
 from eco_operator.cluster import Cluster
 
 POLL_S: Final = 0.1
+_COLLECTED: Final = (
+    kinds.DEPLOYMENT,
+    kinds.SERVICE,
+    kinds.SECRET,
+    kinds.CONFIG_MAP,
+    kinds.BUDGET,
+    kinds.REVISION,
+)
+"""What goes with its EcoWorker."""
 # Runs side by side on one machine begin far from each other.
 _addresses = itertools.count(1 + os.getpid() % 100 * 60_000)
 
@@ -105,9 +114,11 @@ class Fleet:
 
     async def step(self) -> None:
         """Bring pods and statuses in line with the Deployments, and remove what lost its owner."""
+        owned = {kind: await self._all(kind) for kind in _COLLECTED}
+        # Owners are listed after what they own, or an object of an owner made in between would seem to have lost it.
         living = {item["metadata"]["uid"] for item in await self._all(kinds.ECO_WORKER)}
-        for kind in (kinds.DEPLOYMENT, kinds.SERVICE, kinds.SECRET, kinds.CONFIG_MAP, kinds.BUDGET, kinds.REVISION):
-            for item in await self._all(kind):
+        for kind, items in owned.items():
+            for item in items:
                 owners = [owner["uid"] for owner in item["metadata"].get("ownerReferences", ())]
                 if owners and not living.intersection(owners):
                     await self.cluster.delete(
@@ -221,6 +232,9 @@ class Fleet:
             "metadata": {"name": f"{name}-{number}", "namespace": self.namespace, "labels": labels},
             "spec": {**spec, "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": False},
         }
+        # Before the pod: without its token a worker would never come up, and this shard would not be tried again.
+        secret = contract.token_secret_name(name.rpartition("-")[0])
+        found = await self.cluster.get(kinds.SECRET, self.namespace, secret)
         pod = await self.cluster._request("create", kinds.POD, kinds.POD.path(self.namespace), body=body)
         if not self.pulls_images:
             waiting = {"reason": "ImagePullBackOff", "message": "no such image"}
@@ -230,8 +244,6 @@ class Fleet:
         if worker is None:
             worker = Worker(name, ip, WalReport(shard=name, journal_uuid=f"uuid-{name}", mode=JournalMode.NORMAL))
             worker.says(volume=WalVolume(total_bytes=100, used_bytes=10), incarnation=f"boot:{number}", consuming=True)
-            secret = contract.token_secret_name(name.rpartition("-")[0])
-            found = await self.cluster.get(kinds.SECRET, self.namespace, secret)
             worker.token = base64.b64decode(found["data"][contract.TOKEN_KEY]).decode()
             await worker.start()
             self.workers[name] = worker

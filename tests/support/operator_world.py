@@ -138,6 +138,19 @@ async def operator_world(server: ApiServer, place: Path) -> AsyncIterator[World]
             os.environ.pop("KUBECONFIG", None)
 
 
+@contextmanager
+def environment_with(name: str, value: str) -> Iterator[None]:
+    """A variable of this process's environment for a moment."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
 def operator_program(server: ApiServer, namespace: str, place: Path, **settings: str) -> tuple[Program, int]:
     """The operator, not started, and its port."""
     port = free_port()

@@ -1,0 +1,80 @@
+"""A sample of the faults that `python -m tests.prove.operator` tries in full, and proof that a fault would be seen."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eco_operator import cluster as operator_cluster
+from eco_operator import kinds
+from tests.support.apiserver import ApiServer
+from tests.support.fault_runs import api_faults, crash_points, rig
+from tests.support.fault_scenarios import SCENARIOS
+from tests.support.faulty_api import Fault
+from tests.support.operator_fuzz import fuzz, permissive_server
+from tests.support.operator_world import environment_with, server_with_kinds
+
+pytestmark = pytest.mark.cluster
+
+APPLY = [it for it in SCENARIOS if it.name == "apply"]
+SAMPLE = [it for it in SCENARIOS if it.name in {"apply", "scale-in", "recovery"}]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ApiServer]:
+    with server_with_kinds() as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "text", ["\U0001f680", "\x7f\x80\x85\u2028\u2029\ufeff", "\\ud83d\\ude80", "'\"#: \t\n"], ids=ascii
+)
+async def test_any_text_arrives_as_it_was_applied(server: ApiServer, text: str) -> None:
+    with environment_with("KUBECONFIG", str(server.kubeconfig)):
+        connected = await operator_cluster.connect()
+    metadata = {"name": "texts", "namespace": "default"}
+    async with connected as cluster:
+        desired = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"text": text}}
+        await cluster.apply(desired, force=True)
+        found = await cluster.get(kinds.CONFIG_MAP, "default", "texts")
+    assert found["data"]["text"] == text
+
+
+async def test_a_crash_or_a_bad_answer_changes_nothing_of_the_end(server: ApiServer, tmp_path: Path) -> None:
+    async with rig(server, tmp_path) as made:
+        await made.learn(SAMPLE)
+        crashed = await crash_points(made, 5, SAMPLE)
+        assert [it.scenario for it in crashed] == ["apply", "scale-in", "recovery"]
+        faulty = [
+            verdict
+            for fault in (Fault.CONFLICT, Fault.LOST_ANSWER)
+            for verdict in await api_faults(made, fault, 3, SAMPLE)
+        ]
+        assert [str(it) for it in (*crashed, *faulty) if it.complaints] == []
+        assert made.exits == []
+
+
+async def test_an_operator_that_lives_by_events_alone_is_caught_when_they_are_lost(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    async with rig(server, tmp_path) as made:
+        await made.learn(APPLY)
+    (tmp_path / "sabotaged").mkdir()
+    async with rig(server, tmp_path / "sabotaged", module="tests.support.edge_triggered_operator") as sabotaged:
+        sabotaged.ends, sabotaged.end_within_s = made.ends, 8
+        found = await api_faults(sabotaged, Fault.DROP_EVENTS, 1, APPLY)
+    assert [it.scenario for it in found if it.complaints] == ["apply"]
+
+
+async def test_random_objects_and_edits_get_a_verdict_and_cost_no_journal(tmp_path: Path) -> None:
+    with permissive_server() as server:
+        tally = await fuzz(server, tmp_path, objects=25, seed=7)
+    assert tally.complaints() == []
+    assert tally.objects == 25
+    assert tally.invalid > 10
+
+
+async def test_an_operator_that_takes_what_is_not_its_own_is_caught(tmp_path: Path) -> None:
+    with permissive_server() as server:
+        tally = await fuzz(server, tmp_path, objects=12, seed=7, module="tests.support.grasping_operator")
+    assert [it for it in tally.wrong_deletions if "somebody else's" in it]
