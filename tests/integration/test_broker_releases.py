@@ -110,10 +110,14 @@ def test_a_killed_broker_loses_nothing(worker: WorkerProcess, queues: Queues, br
     assert {line.split()[1] for line in ledger.read_text().splitlines()} == {message.task_id for message in sent}
 
 
-def test_a_drained_shard_gives_its_tasks_back(worker: WorkerProcess, queues: Queues, tmp_path: Path) -> None:
+def test_a_drained_shard_gives_its_tasks_back(
+    worker: WorkerProcess, queues: Queues, broker: Broker, tmp_path: Path
+) -> None:
     queues.send(*(NewMessage("test.hold", {"gate": str(tmp_path / "never")}, "q.api") for _ in range(50)))
     worker.start()
     worker.wait_for(lambda r: r.counts.due + r.counts.running == 50, "all taken", timeout_s=WITHIN_S)
+    # Taken is not acked yet: killed in between, the worker would leave its tasks with the broker as well.
+    wait_for(lambda: "q.api\t0" in broker.control("list_queues", "name", "messages"), "every ack has arrived")
     worker.kill()
     code, report = JobProcess(worker).run("drain")
     assert (code, report.empty, report.republished) == (0, True, 50)

@@ -200,6 +200,10 @@ class Broker:
             raise ProcessError(f"rabbitmqctl {shlex.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
+    def names_written_at(self) -> float:
+        """When the broker last wrote down which quorum queues it has (unix seconds); 0 when it never did."""
+        return max((path.stat().st_mtime for path in (self.directory / "db").rglob("names.dets")), default=0.0)
+
     def define(self, definitions: Mapping[str, Any]) -> None:
         """Import queues, bindings and policies, as an administrator does."""
         (self.directory / "definitions.json").write_text(json.dumps(definitions))

@@ -9,7 +9,7 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -53,6 +53,8 @@ class World:
     modules: str = "tests.support.chaos_tasks"
     policy: str = "Journaled"
     """When the shards ack."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """More variables of the shards."""
     broker: Broker = field(init=False)
     database: Postgres = field(init=False)
     store: ObjectStore = field(init=False)
@@ -105,6 +107,7 @@ class World:
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             **postgres_environment(self.database.dsn_at(self.to_database.port)),
+            **self.env,
         }
         return WorkerProcess(
             self.directory / f"shard-{index}",
@@ -242,9 +245,10 @@ async def world(
     small_volume: bool = False,
     sabotage: str = "",
     policy: str = "Journaled",
+    env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[World]:
     """A world that is gone afterwards, whatever happened in it. `sabotage` names a module that breaks a promise."""
-    made = World(scratch_directory(parent), chance, small_volume=small_volume, policy=policy)
+    made = World(scratch_directory(parent), chance, small_volume=small_volume, policy=policy, env=env or {})
     if sabotage:
         made.modules = f"{made.modules},{sabotage}"
     try:
