@@ -48,7 +48,7 @@ class Soak:
 
 async def soak(policy: str, seed: int, duration_s: float, *, parent: Path | None = None) -> Soak:
     """Publish at a steady rate for so long; compare the windows."""
-    # With retention on: a journal that only grows fills SQLite's page cache (8 MiB), which is no leak and looks like one.
+    # With retention on: a journal that only grows fills SQLite's page cache, which looks like a leak and is none.
     env = {"ECO_RETENTION_S": f"{RETENTION_S:g}"}
     async with world(random.Random(seed), parent=parent, policy=policy, env=env) as made:
         looks: list[list[Look]] = [[] for _ in made.shards]
