@@ -78,7 +78,7 @@ async def test_a_lost_volume_is_made_whole_from_the_bucket(
     base = await restore_base(empty, tmp_path / "b" / "base.db")
     assert base is not None
     report = await asyncio.to_thread(recover, plan(empty), base=base)
-    assert (report.action, report.journal_uuid) == ("rebuilt", uuid)
+    assert (report.action, report.journal_uuid) == ("restored", uuid)
     async with opened(empty) as (journal, _):
         assert (journal.journal_uuid, journal.epoch > epoch) == (uuid, True)
         assert await journal.accept([task("t1"), task("t3")]) == [Verdict.DUPLICATE, Verdict.STORED]

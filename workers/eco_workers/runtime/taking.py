@@ -63,7 +63,7 @@ def _consumer(
     on_channel_lost: Callable[[], Awaitable[None]],
 ) -> Consumer:
     return Consumer(
-        settings.rabbitmq_url.get_secret_value(),
+        settings.amqp_url,
         settings.queues,
         intake.take,
         name=f"{settings.namespace}/{settings.shard}",
