@@ -1,5 +1,5 @@
-"""Objects and pictures: the S3 client and the work on image bytes.
+"""Objects, segments and pictures: what lies in S3, and the work on image bytes.
 
-`objects` is the only module that imports an S3 client; `pictures` is pure and runs in a process of its own. Neither
-knows a task, a journal or a broker.
+`client` makes the S3 client for `objects` (what tasks store) and `segments` (a journal's replica); `pictures` is pure
+and runs in a process of its own. None of them knows a task, a journal or a broker.
 """

@@ -16,21 +16,17 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Self, TypedDict
 
-import aioboto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from eco_workers import logs
 from eco_workers.errors import ObjectMismatchError, ObjectStoreError, TaskFailedError
+from eco_workers.storage.client import Patience, open_client
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
     from types_aiobotocore_s3.type_defs import CompletedPartTypeDef
 
-CONNECT_TIMEOUT_S: Final = 5
-READ_TIMEOUT_S: Final = 30
-CONNECTIONS_MAX: Final = 32
-TRIES_MAX: Final = 3
+PATIENCE: Final = Patience(connect_timeout_s=5, read_timeout_s=30, tries_max=4, connections_max=32)
 READ_BYTES: Final = 64 * 1024
 PART_BYTES: Final = 8 * 1024 * 1024
 """Of an upload in parts; a smaller object is one PUT. S3 wants at least 5 MiB and at most 10,000 parts."""
@@ -76,18 +72,9 @@ class ObjectStore:
     ) -> Self:
         """Make the client. Without keys the machine's own role is used, as in the cloud it should be."""
         stack = AsyncExitStack()
-        session = aioboto3.Session(
-            aws_access_key_id=access_key or None, aws_secret_access_key=secret_key or None, region_name=region
+        client = await open_client(
+            stack, PATIENCE, endpoint_url=endpoint_url, region=region, access_key=access_key, secret_key=secret_key
         )
-        config = Config(
-            connect_timeout=CONNECT_TIMEOUT_S,
-            read_timeout=READ_TIMEOUT_S,
-            max_pool_connections=CONNECTIONS_MAX,
-            retries={"max_attempts": TRIES_MAX, "mode": "standard"},
-            # A stand-in has no DNS name a bucket; real S3 accepts the virtual style only for new buckets.
-            s3={"addressing_style": "path" if endpoint_url else "auto"},
-        )
-        client = await stack.enter_async_context(session.client("s3", endpoint_url=endpoint_url, config=config))
         return cls(client, bucket, stack)
 
     async def close(self) -> None:

@@ -8,19 +8,16 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import aioboto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from eco_workers.errors import ObjectExistsError, ObjectStoreError
+from eco_workers.storage.client import Patience, open_client
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
     from types_aiobotocore_s3.type_defs import ObjectIdentifierTypeDef
 
-CONNECT_TIMEOUT_S: Final = 3
-READ_TIMEOUT_S: Final = 15
-CONNECTIONS_MAX: Final = 4
+PATIENCE: Final = Patience(connect_timeout_s=3, read_timeout_s=15, tries_max=1, connections_max=4)
 KEYS_AT_ONCE: Final = 1_000
 """What one request may name, or be answered with."""
 _FAULTS: Final = (BotoCoreError, HTTPClientError, OSError, TimeoutError)
@@ -40,18 +37,9 @@ class SegmentStore:
     ) -> Self:
         """Make the client; asks the store nothing. Without keys the pod's own cloud identity is used."""
         stack = AsyncExitStack()
-        session = aioboto3.Session(
-            aws_access_key_id=access_key or None, aws_secret_access_key=secret_key or None, region_name=region
+        client = await open_client(
+            stack, PATIENCE, endpoint_url=endpoint_url, region=region, access_key=access_key, secret_key=secret_key
         )
-        config = Config(
-            connect_timeout=CONNECT_TIMEOUT_S,
-            read_timeout=READ_TIMEOUT_S,
-            max_pool_connections=CONNECTIONS_MAX,
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            # A stand-in has no DNS name a bucket; real S3 accepts the virtual style only for new buckets.
-            s3={"addressing_style": "path" if endpoint_url else "auto"},
-        )
-        client = await stack.enter_async_context(session.client("s3", endpoint_url=endpoint_url, config=config))
         return cls(client, bucket, stack)
 
     async def close(self) -> None:
