@@ -1,3 +1,3 @@
 """Fixtures that every layer of tests shares."""
 
-pytest_plugins = ["tests.support.lab"]
+pytest_plugins = ["tests.support.lab", "tests.support.logs"]

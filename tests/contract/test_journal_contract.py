@@ -138,6 +138,21 @@ async def test_a_clock_that_is_set_back_does_not_hold_work_up(journal: TaskJourn
     assert [each.task_id for each in await journal.claim(10, names=NAMES)] == ["now"]
 
 
+async def test_a_pause_keeps_its_length_and_a_date_stays_when_the_clock_is_set_back(
+    journal: TaskJournal, clock: Clock
+) -> None:
+    await journal.accept([task("retried"), task("dated", not_before=clock.now + 60)])
+    clock.pass_(3600)
+    await journal.accept([task("dated-later", not_before=clock.now + 60)])
+    await journal.claim(1, names=NAMES)
+    await journal.retry("retried", "not yet", not_before=clock.now + 5)
+    clock.pass_(-3600)
+    await journal.accept([task("now")])
+    for seconds, due in ((4, ["now"]), (2, ["retried"]), (55, ["dated"]), (3598, []), (3, ["dated-later"])):
+        clock.pass_(seconds)
+        assert [each.task_id for each in await journal.claim(10, names=NAMES)] == due
+
+
 # -- running --------------------------------------------------------------------------------------------------------
 
 

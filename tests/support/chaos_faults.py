@@ -7,6 +7,7 @@ where a state can be waited for, but many faults are an absence that lasts: its 
 import asyncio
 import contextlib
 import errno
+import json
 import os
 import signal
 import time
@@ -27,6 +28,9 @@ SHORT_S: Final = 2.5
 STOPPED_S: Final = HEARTBEAT_S * 4.0
 DATABASE_DOWN_S: Final = 8.0
 TWIN_WATCH_S: Final = 5.0
+CLOCK_JUMP_S: Final = 3600.0
+DEAD_LETTERS_MAX: Final = 5
+"""So many has q.dlq room for while it is meant to be full."""
 DRAINED_TIMEOUT_S: Final = 60.0
 NAMES_SETTLE_S: Final = 0.5
 """Within it every declaration of a deleted queue has come."""
@@ -217,6 +221,13 @@ async def database_refuses_rows(world: World) -> None:
         await connection.close()
 
 
+async def database_slow(world: World) -> None:
+    """Every word to and from PostgreSQL takes its time."""
+    world.to_database.set(Mode.PASS, delay_s=0.4)
+    await asyncio.sleep(DATABASE_DOWN_S)
+    world.to_database.set(Mode.PASS)
+
+
 async def store_down(world: World) -> None:
     """The object store is not to be reached."""
     world.to_store.set(Mode.REFUSE)
@@ -303,15 +314,38 @@ async def dead_letter_queue_missing(world: World) -> None:
     # The ledger's own consumer is cancelled by it and declares the queue again, as an operator would.
 
 
+async def dead_letter_queue_full(world: World) -> None:
+    """Nobody reads q.dlq and it takes no more: what ends badly waits in the journals and at its own queue."""
+    limit = json.dumps({"max-length": DEAD_LETTERS_MAX, "overflow": "reject-publish", "delivery-limit": 1_000_000})
+    await asyncio.to_thread(
+        world.broker.control, "set_policy", "full", r"^q\.dlq$", limit, "--apply-to", "queues", "--priority", "9"
+    )
+    try:
+        async with world.ledger.leaving_dead_letters():
+            await world.ledger.publish(DEAD_LETTERS_MAX * 4, only="hopeless")
+            await world.ledger.publish(DEAD_LETTERS_MAX * 4, only="invalid")
+            await asyncio.sleep(SHORT_S)
+    finally:
+        await asyncio.to_thread(world.broker.control, "clear_policy", "full")
+
+
+async def clock_jump(world: World) -> None:
+    """The clock of a worker's machine is set by up to an hour, forward or back, and later set right."""
+    shard = world.chance.choice(world.shards)
+    shard.set_clock(world.chance.choice((-1, 1)) * world.chance.uniform(60, CLOCK_JUMP_S))
+    await asyncio.sleep(SHORT_S)
+    shard.set_clock(0.0)
+
+
 FAULTS: Final[dict[str, Fault]] = {
     fault.__name__: fault
     for fault in (
         worker_sigkill, worker_stopped, worker_sigterm, both_workers_sigkill,
         broker_restart, broker_sigkill, broker_memory_alarm, queue_deleted,
         network_cut, network_half_open, network_slow, cut_before_ack, acks_lost,
-        database_down, database_killed, database_hangs, database_cut, database_crowded, database_refuses_rows,
-        store_down, store_slow, store_503, store_412, store_answer_lost,
-        disk_full, twin, dead_letter_queue_missing,
+        database_down, database_killed, database_hangs, database_slow, database_cut, database_crowded,
+        database_refuses_rows, store_down, store_slow, store_503, store_412, store_answer_lost,
+        disk_full, twin, clock_jump, dead_letter_queue_missing, dead_letter_queue_full,
     )
 }  # fmt: skip
 QUIET: Final = frozenset({"queue_deleted", "dead_letter_queue_missing"})

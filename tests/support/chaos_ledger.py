@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -67,6 +67,8 @@ class Ledger:
         self.dead: dict[str, str] = {}
         """Reason of each dead letter, by message id."""
         self._collecting: asyncio.Task[None] | None = None
+        self._collector: aiormq.abc.AbstractChannel | None = None
+        self._leaves_dead = False
         self._connection: aiormq.abc.AbstractConnection | None = None
         self._channel: aiormq.abc.AbstractChannel | None = None
 
@@ -83,6 +85,22 @@ class Ledger:
             self._collecting.cancel()
             await asyncio.gather(self._collecting, return_exceptions=True)
         await self._disconnect()
+
+    @contextlib.asynccontextmanager
+    async def leaving_dead_letters(self) -> AsyncIterator[None]:
+        """Read no dead letters for a while."""
+        self._leaves_dead = True
+        try:
+            await self._collect_anew()
+            yield
+        finally:
+            self._leaves_dead = False
+            await self._collect_anew()
+
+    async def _collect_anew(self) -> None:
+        if self._collector is not None:
+            with contextlib.suppress(*_ERRORS):
+                await self._collector.close()
 
     async def publish(self, count: int, *, pause_s_max: float = 0.02, only: str = "") -> list[str]:
         """Publish tasks of all kinds, or of one; each counts from the moment of its confirm. Their ids."""
@@ -149,7 +167,9 @@ class Ledger:
                     await channel.basic_qos(prefetch_count=PREFETCH_MESSAGES)
                     await declare(channel, TOPOLOGY)
                     await channel.basic_consume(chaos_tasks.DONE_QUEUE, self._on_done)
-                    await channel.basic_consume(DEAD_LETTERS, self._on_dead)
+                    if not self._leaves_dead:
+                        await channel.basic_consume(DEAD_LETTERS, self._on_dead)
+                self._collector = channel
                 lost = asyncio.Event()
                 channel.on_consumer_cancel_callbacks.add(lambda _, gone=lost: gone.set())  # type: ignore[misc]  # a set of callables
                 waits = [asyncio.ensure_future(asyncio.shield(channel.closing)), asyncio.ensure_future(lost.wait())]

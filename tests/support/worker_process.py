@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import struct
 import sys
 import urllib.error
 import urllib.request
@@ -19,6 +20,7 @@ from eco_workers.settings import Settings
 from tests.support.processes import ProcessError, Program, free_port, wait_for
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+SHIFTED_CLOCK: Final = Path(__file__).with_name("shifted_clock")
 READY_TIMEOUT_S: Final = 60.0
 REQUEST_TIMEOUT_S: Final = 5.0
 TOKEN: Final = "token-of-a-test"
@@ -50,10 +52,12 @@ class WorkerProcess:
         token = directory / "token"
         token.write_text(TOKEN)
         token.chmod(0o600)
+        self.set_clock(0.0)
         env = {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
             "HOME": str(directory),
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(SHIFTED_CLOCK), str(ROOT), os.environ.get("PYTHONPATH")))),
+            "ECO_TEST_CLOCK": str(directory / "clock"),
             "PYTHONUNBUFFERED": "1",
             contract.ENV_NAMESPACE: "test",
             contract.ENV_WORKER: self.worker,
@@ -116,6 +120,11 @@ class WorkerProcess:
         fresh = path.with_suffix(".new")
         fresh.write_text(json.dumps(settings))
         fresh.replace(path)
+
+    def set_clock(self, ahead_s: float) -> None:
+        """Set its wall clock, now and for whatever is started later; negative is behind."""
+        with (self.directory / "clock").open("r+b" if (self.directory / "clock").exists() else "wb") as file:
+            file.write(struct.pack("d", ahead_s))
 
     def start(self) -> None:
         """Start it; does not wait."""

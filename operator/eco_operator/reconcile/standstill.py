@@ -23,7 +23,8 @@ _USABLE: Final = frozenset({JournalMode.NORMAL, JournalMode.READ_ONLY, JournalMo
 def decide(seen: Observation, worker: EcoWorker, shard: Shard, image: str, about: ObjectRef) -> Iterator[Step]:
     """What the worker of a wanted shard has to be told now."""
     report, target = shard.report, shard.target
-    if report is None or target is None or not is_fresh(seen, shard):
+    # A worker on its way out may go before it has done what it is told: that is left to a job behind it.
+    if worker.hibernated or report is None or target is None or not is_fresh(seen, shard):
         yield from _sync_stopped(seen, worker, shard, image, about)
         return
     is_fenced = worker.fences(shard.name)

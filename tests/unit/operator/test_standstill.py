@@ -147,6 +147,7 @@ def test_of_a_shard_that_is_stopped_a_job_sends(world: InMemory) -> None:
     put_sync(world, "first")
     world.act()
     assert (kinds.JOB.kind, JOB) not in world.bodies, "the pod is still there"
+    assert world.commands == [], "a worker on its way out was told"
     for name in ("storage-0", "storage-1"):
         world.stop_shard(name)
     world.settle()

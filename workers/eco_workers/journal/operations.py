@@ -424,14 +424,23 @@ class Operations:
         return self.context.recovered
 
     def mend_schedule(self, now: float) -> None:
-        """After a clock was set back: what may run at once does not wait, and nothing waits longer than the bound."""
+        """After a clock was set back: what may run at once does not wait, and nothing waits longer than the bound.
+
+        A pause between attempts keeps its length; a start that somebody asked for by date keeps its date.
+        """
         self.context.next_due = now  # what was known of the schedule was told in another time
         latest = now + self.context.limits.scheduled_ahead_s_max
-        for row in self.rows.due_too_late(now, latest, limit=1_000_000):
+        future = now + CLOCK_STEP_BACK_S
+        for row in self.rows.due_too_late(now, latest, future, limit=1_000_000):
             if row.not_before is None:
-                self.rows.store(row, row._replace(due_at=now).sealed())
+                mended = row._replace(due_at=now)
+            elif row.attempts and row.last_activity > future:
+                # The pause was reckoned in a time that has not come yet.
+                start = min(now + max(0.0, row.not_before - row.last_activity), latest)
+                mended = row._replace(not_before=start, due_at=start, last_activity=now)
             else:
-                self.rows.store(row, row._replace(not_before=latest, due_at=latest).sealed())
+                mended = row._replace(not_before=latest, due_at=latest)
+            self.rows.store(row, mended.sealed())
 
     # -- parts ----------------------------------------------------------------------------------------------------
 

@@ -106,8 +106,8 @@ ORDER BY expires_at LIMIT ?;
 SELECT min(expires_at) FROM task_wal WHERE state = 'pending' AND expires_at IS NOT NULL;
 
 -- name: task_due_too_late
-SELECT {task} FROM task_wal WHERE state = 'pending' AND due_at > ? AND (not_before IS NULL OR not_before > ?)
-ORDER BY due_at LIMIT ?;
+SELECT {task} FROM task_wal WHERE state = 'pending' AND due_at > ?
+AND (not_before IS NULL OR not_before > ? OR (attempts > 0 AND last_activity > ?)) ORDER BY due_at LIMIT ?;
 
 -- name: task_running
 SELECT {task} FROM task_wal WHERE state = 'running' ORDER BY started_at LIMIT ?;

@@ -62,8 +62,11 @@ class Rows(Protocol):
     def next_expiry(self) -> float | None:
         """When the next pending row expires."""
 
-    def due_too_late(self, now: float, latest: float, limit: int) -> list[TaskRow]:
-        """Pending rows that wait though they may run at once, or that are scheduled behind `latest`."""
+    def due_too_late(self, now: float, latest: float, future: float, limit: int) -> list[TaskRow]:
+        """Pending rows that wait though they may run at once, or for too long.
+
+        Too long is behind `latest`, or for another attempt that was scheduled at a moment behind `future`.
+        """
 
     def running(self, limit: int) -> list[TaskRow]:
         """Running rows, the earliest started first."""

@@ -173,9 +173,9 @@ class SqliteRows:
         """When the next pending row expires."""
         return _first(self._execute(self._sql["task_next_expiry"]))
 
-    def due_too_late(self, now: float, latest: float, limit: int) -> list[TaskRow]:
+    def due_too_late(self, now: float, latest: float, future: float, limit: int) -> list[TaskRow]:
         """Pending rows that wait for no reason, or for too long."""
-        return self._tasks(self._sql["task_due_too_late"], (now, latest, limit))
+        return self._tasks(self._sql["task_due_too_late"], (now, latest, future, limit))
 
     def running(self, limit: int) -> list[TaskRow]:
         """Running rows."""

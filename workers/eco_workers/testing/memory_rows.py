@@ -95,10 +95,14 @@ class MemoryRows:
         """When the next pending row expires."""
         return min((row.expires_at for row in self._pending() if row.expires_at is not None), default=None)
 
-    def due_too_late(self, now: float, latest: float, limit: int) -> list[TaskRow]:
+    def due_too_late(self, now: float, latest: float, future: float, limit: int) -> list[TaskRow]:
         """Pending rows that wait for no reason, or for too long."""
         waiting = [row for row in self._pending() if row.due_at is not None and row.due_at > now]
-        return [row for row in waiting if row.not_before is None or row.not_before > latest][:limit]
+        return [
+            row
+            for row in waiting
+            if row.not_before is None or row.not_before > latest or (row.attempts and row.last_activity > future)
+        ][:limit]
 
     def running(self, limit: int) -> list[TaskRow]:
         """Running rows."""
