@@ -31,15 +31,16 @@ class Program(StrEnum):
 
     HELM = "helm"
     HELM_UNITTEST = "helm-unittest"
+    ARGOCD = "argocd"
 
 
 @app.command(
-    epilog="Examples: eco-lab up | eco-lab up --nodes 3 | eco-lab up --only control-plane | eco-lab up --with helm"
+    epilog="Examples: eco-lab up | eco-lab up --nodes 3 | eco-lab up --only control-plane | eco-lab up --with argocd"
 )
 def up(
     nodes: Annotated[int, typer.Option(min=1, max=3, help="How many nodes.")] = 1,
     only: Annotated[Part | None, typer.Option(help="Start this part only: no node, no servers.")] = None,
-    with_programs: Annotated[list[Program] | None, typer.Option("--with", help="Have this program as well.")] = None,
+    with_programs: Annotated[list[Program] | None, typer.Option("--with", help="Have this too.")] = None,
 ) -> None:
     """Start the lab, or what of it does not run. Harmless to repeat, also after one that was cut off."""
     found = environment.up(

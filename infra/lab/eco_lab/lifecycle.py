@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from eco_lab import existing, network, preflight
+from eco_lab import argocd, existing, network, preflight
 from eco_lab import paths as lab_paths
 from eco_lab.control_plane import SERVER, ControlPlane
 from eco_lab.environment import LabEnvironment, load
@@ -41,7 +41,8 @@ def up(*, nodes: int, only_control_plane: bool, with_programs: tuple[str, ...]) 
         environment = existing.describe(paths)
         _publish(paths, environment)
         return environment
-    preflight.check(paths, nodes=0 if only_control_plane else nodes)
+    also = argocd.PACKAGES if "argocd" in with_programs else {}
+    preflight.check(paths, nodes=0 if only_control_plane else nodes, also=also)
     with held(paths.state), contextlib.ExitStack() as cache:
         cache.enter_context(held(paths.cache))
         wanted = 0 if only_control_plane else nodes
@@ -77,9 +78,11 @@ class _Starting:
             programs = ladder.cluster(self._paths)
             if building is not None and building.done():
                 building.result()  # An error there is told now, not after the rest was built as well.
-            helm = ladder.helm(self._paths) if "helm" in self._with_programs else ladder.find_helm(self._paths)
+            wants_helm = bool({"helm", "argocd"} & set(self._with_programs))
+            helm = ladder.helm(self._paths) if wants_helm else ladder.find_helm(self._paths)
             if "helm-unittest" in self._with_programs:
                 ladder.helm_unittest(self._paths)
+            argo_cd = ladder.argocd(self._paths) if "argocd" in self._with_programs else None
             control_plane = ControlPlane(self._paths, programs)
             control_plane.start()
             kubectl = Kubectl(programs / "kubectl", self._paths.kubeconfig)
@@ -93,6 +96,8 @@ class _Starting:
                 self._cache.close()
                 images = self._import(nodes, built)
                 self._start_servers(kubectl, images)
+            if argo_cd is not None and helm is not None:
+                argocd.ArgoCd(self._paths, argo_cd, kubectl).start(helm)
         environment = _describe(self._paths, programs, helm, tuple(node.name for node in nodes), images)
         _publish(self._paths, environment)
         return environment

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -36,12 +37,15 @@ _SPACE_BYTES: Final = 8 << 30
 _APT_S: Final = 600
 
 
-def check(paths: Paths, *, nodes: int) -> None:
-    """Raise MissingError for the first thing that is missing; install Debian packages where that is allowed."""
+def check(paths: Paths, *, nodes: int, also: Mapping[str, str] | None = None) -> None:
+    """Raise MissingError for the first thing that is missing; install Debian packages where that is allowed.
+
+    `also` names programs, with their packages, that only this lab needs.
+    """
     _check_rights()
     _check_kernel(nodes=nodes)
     _check_space(paths)
-    wanted = {**_CONTROL_PLANE, **(_NODES if nodes else {})}
+    wanted = {**_CONTROL_PLANE, **(_NODES if nodes else {}), **(also or {})}
     missing = {program: package for program, package in wanted.items() if not _has(program)}
     if missing:
         _install(missing)

@@ -10,6 +10,7 @@ from eco_lab.kubernetes import Kubectl, is_ready
 from eco_lab.machines import Machine
 
 _CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+_ON_REQUEST = ("argocd-redis", "argocd-repo-server", "argocd-application-controller")
 _NODE = ("containerd", "kubelet", "kube-proxy")
 
 
@@ -45,7 +46,10 @@ def observe() -> Status:
         machine = Machine(name, paths)
         wanted = _CONTROL_PLANE if name == network.CONTROL else _NODE
         if machine.init is not None:
-            daemons[name] = {daemon: machine.daemon(daemon) is not None for daemon in wanted}
+            running = {daemon: machine.daemon(daemon) is not None for daemon in (*wanted, *_ON_REQUEST)}
+            # What was not asked for is not missing.
+            asked = {*wanted, *(_ON_REQUEST if any(running[daemon] for daemon in _ON_REQUEST) else ())}
+            daemons[name] = {daemon: runs for daemon, runs in running.items() if daemon in asked}
     found = environment.load()
     pods: dict[str, str] = {}
     if found is not None and daemons:

@@ -69,10 +69,13 @@ def test_a_damaged_record_is_no_process(tmp_path: Path, text: str) -> None:
 
 
 def test_a_daemon_writes_its_log_and_outlives_nothing_it_should_not(tmp_path: Path) -> None:
-    log = tmp_path / "daemon.log"
-    process = processes.spawn(
-        [sys.executable, "-c", "import sys; print('ready', flush=True); sys.stdin.read()"], log=log
-    )
+    log, pipe = tmp_path / "daemon.log", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    # Its standard input is empty, so it goes by when somebody opens the other end of the pipe: not before it is known.
+    program = "import sys; assert not sys.stdin.read(); print('ready', flush=True); open(sys.argv[1]).read()"
+    process = processes.spawn([sys.executable, "-c", program, str(pipe)], log=log)
+    assert process.is_alive()
+    pipe.open("w").close()
     processes.wait_until("its end", lambda: not process.is_alive(), timeout_s=10)
     assert log.read_text() == "ready\n"
 

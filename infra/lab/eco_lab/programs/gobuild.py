@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -125,8 +126,42 @@ def helm_unittest(target: Path, scratch: Path) -> None:
     _program("github.com/helm-unittest/helm-unittest", versions.HELM_UNITTEST, target / "helm-unittest", scratch)
 
 
-def _program(module: str, version: str, program: Path, scratch: Path, *, flags: str = "") -> None:
-    """Build `cmd/NAME` of a published module, with the replacements of that module that are published too."""
+def argocd(target: Path, scratch: Path) -> None:
+    """Build Argo CD into `target`, with its definitions and the script that its repository server calls beside it.
+
+    One program is all of its parts: it looks at the name by which it is called.
+    """
+    module = "github.com/argoproj/argo-cd/v3"
+    engine = "github.com/argoproj/argo-cd/gitops-engine"
+    flags = f"-X {module}/common.version={versions.ARGOCD}"
+    replaced = {engine: f"{engine}@{versions.GITOPS_ENGINE}"}
+    program = target / "argocd"
+    _program(module, versions.ARGOCD, program, scratch, flags=flags, package="cmd", replaced=replaced)
+    upstream = Path(GoToolchain(scratch).module(module, f"v{versions.ARGOCD}", scratch)["Dir"])
+    script = target / "git-verify-wrapper.sh"
+    shutil.copyfile(upstream / "hack" / script.name, script)
+    script.chmod(0o755)
+    for part in ("application-controller", "repo-server"):
+        (target / f"argocd-{part}").symlink_to(program.name)
+    (target / "crds").mkdir()
+    for file in (upstream / "manifests" / "crds").glob("*-crd.yaml"):
+        shutil.copyfile(file, target / "crds" / file.name)
+
+
+def _program(
+    module: str,
+    version: str,
+    program: Path,
+    scratch: Path,
+    *,
+    flags: str = "",
+    package: str = "",
+    replaced: Mapping[str, str] | None = None,
+) -> None:
+    """Build `package` (`cmd/NAME`) of a published module, with the replacements of that module that are published too.
+
+    `replaced` names others for those that are directories of the module's own repository.
+    """
     go = GoToolchain(scratch)
     source = scratch / f"{program.name}-{version}"
     if not (source / "go.sum").exists():
@@ -136,8 +171,10 @@ def _program(module: str, version: str, program: Path, scratch: Path, *, flags: 
         own = f"module eco-lab/{program.name}"
         (source / "go.mod").write_text(_MODULE.sub(own, _LOCAL_REPLACE.sub("", upstream), count=1))
         go("mod", "edit", "-require", f"{module}@v{version}", cwd=source)
-    package = f"{module}/cmd/{program.name}"
-    words = ("-trimpath", "-ldflags", f"-s -w {flags}".rstrip(), "-o", str(program), package)
+        for name, other in (replaced or {}).items():
+            go("mod", "edit", "-replace", f"{name}={other}", cwd=source)
+    wanted = f"{module}/{package or f'cmd/{program.name}'}"
+    words = ("-trimpath", "-ldflags", f"-s -w {flags}".rstrip(), "-o", str(program), wanted)
     go("build", *words, cwd=source, timeout_s=_BUILD_S)
 
 

@@ -58,6 +58,11 @@ def find_helm_unittest(paths: Paths) -> Path | None:
     return Path(found) if found else None
 
 
+def argocd(paths: Paths) -> Path:
+    """Directory with Argo CD's programs, its definitions and what else it calls; always built."""
+    return _cached(paths, f"argocd-{versions.ARGOCD}", "Argo CD", _make_argocd)
+
+
 def cluster_directory(paths: Paths) -> Path:
     """Where `cluster` keeps what it made; to put programs there that were built elsewhere."""
     pinned = f"{versions.KUBERNETES}-{versions.ETCD}-{versions.COREDNS}"
@@ -94,6 +99,11 @@ def _make_helm(target: Path, scratch: Path) -> None:
 def _make_helm_unittest(target: Path, scratch: Path) -> None:
     say("building helm-unittest from Go modules: about two minutes on two cores, once")
     gobuild.helm_unittest(target, scratch)
+
+
+def _make_argocd(target: Path, scratch: Path) -> None:
+    say("building Argo CD from Go modules: about six minutes on two cores, once")
+    gobuild.argocd(target, scratch)
 
 
 def _downloaded(what: str, attempt: Callable[[], None]) -> bool:
