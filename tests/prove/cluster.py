@@ -20,8 +20,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from eco_crds.contract import claim_name
-from eco_crds.ecoworker import AckPolicy
+from eco_crds.contract import claim_name, wal_db_path
+from eco_crds.ecoworker import AckPolicy, Role
 from eco_lab import environment
 from eco_lab.demo import broker, install, manifests
 from eco_lab.demo.evidence import collect
@@ -44,6 +44,7 @@ RECOVERY_WAIT_S: Final = 180.0
 UPGRADE_WATCH_S: Final = 30.0
 POLL_S: Final = 0.5
 PAGE_BYTES: Final = 4096
+JOURNAL: Final = Path(wal_db_path(Role.STORAGE)).name
 DAMAGED_SHARE: Final = 0.1
 """So much of a journal's pages is overwritten."""
 
@@ -142,7 +143,7 @@ async def _damaged_and_recovered(stage: Stage) -> float:
     """Overwrite pages of the second shard's journal and kill its worker; seconds until all is healthy again."""
     shard = f"{manifests.WORKER}-1"
     pod = next(it for it in await stage.proxy.worker_pods(stage.plan.name) if it.shard == shard)
-    journal = await volume_of(stage, 1) / "journal.db"
+    journal = await journal_of(stage, 1)
     begun = time.monotonic()
     await asyncio.to_thread(signal_process, stage.plan.name, pod.name, signal.SIGKILL)
     damaged = await asyncio.to_thread(damage, journal, random.Random(1))
@@ -159,6 +160,11 @@ async def _damaged_and_recovered(stage: Stage) -> float:
     stage.narrator.say(f"{shard} is healthy after {took_s} s: {own['lastRecovery']}")
     stage.narrator.show(await stage.lines())
     return took_s
+
+
+async def journal_of(stage: Stage, index: int) -> Path:
+    """File of a shard's journal, as this machine sees it."""
+    return await volume_of(stage, index) / JOURNAL
 
 
 async def volume_of(stage: Stage, index: int) -> Path:

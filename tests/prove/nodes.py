@@ -26,7 +26,7 @@ from eco_lab.demo.story import Plan, Stage, publish, remove_namespace, set_up, w
 from eco_lab.environment import LabEnvironment
 from eco_lab.images.build import Builder, Recipe
 from eco_lab.nodes import Node
-from tests.prove.cluster import at_rest, status, volume_of
+from tests.prove.cluster import at_rest, journal_of, status
 from tests.support import figures
 from tests.support.waiting import until
 from tests.support.writers import Seen, watched
@@ -101,7 +101,7 @@ async def lose(lab: LabEnvironment, drill: Drill, image: str, narrator: Narrator
         await publish(stage)
         begun = int(stage.plan.tasks * BEGUN_SHARE)
         await stage.watch.until(f"{begun} tasks have an end", lambda: stage.watch.ended >= begun, within_s=120)
-        with watched(await volume_of(stage, 0) / "journal.db") as seen:
+        with watched(await journal_of(stage, 0)) as seen:
             goes_on_s, said = await _lost_and_found(stage, drill)
         await _put_right(stage)
         ledger = await at_rest(stage)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +27,7 @@ from eco_lab.demo.story import Plan, Stage, publish, remove_namespace, set_up, w
 from eco_lab.demo.watch import Columns, columns
 from eco_lab.drills import signal_process
 from eco_lab.environment import LabEnvironment
-from tests.prove.cluster import at_rest, damage, volume_of
+from tests.prove.cluster import JOURNAL, at_rest, damage, volume_of
 from tests.support import figures
 from tests.support.waiting import until
 
@@ -150,11 +151,8 @@ async def slow(made: Scene) -> None:
 
 async def told_to_stop(made: Scene) -> None:
     """By a person: fenced, hibernated."""
-    for state, annotation, value in (
-        (WalState.FENCED, ANNOTATION_FENCE, "true"),
-        (WalState.DISABLED, ANNOTATION_HIBERNATE, "true"),
-    ):
-        await made.caused(state, lambda told=f"{annotation}={value}": made.annotate(told))  # type: ignore[misc]
+    for state, annotation in ((WalState.FENCED, ANNOTATION_FENCE), (WalState.DISABLED, ANNOTATION_HIBERNATE)):
+        await made.caused(state, partial(made.annotate, f"{annotation}=true"))
         await made.annotate(f"{annotation}-")
         await made.well_again()
 
@@ -202,11 +200,11 @@ async def harmed(made: Scene) -> None:
 
     async def overwrite() -> None:
         await made.signal(signal.SIGKILL)
-        await asyncio.to_thread(damage, made.volume / "journal.db", random.Random(1))
+        await asyncio.to_thread(damage, made.volume / JOURNAL, random.Random(1))
 
     async def remove() -> None:
         await made.signal(signal.SIGKILL)
-        for file in made.volume.glob("journal.db*"):
+        for file in made.volume.glob(f"{JOURNAL}*"):
             await asyncio.to_thread(os.unlink, file)
 
     for state, harm in ((WalState.CORRUPT, overwrite), (WalState.LOST, remove)):
