@@ -175,16 +175,24 @@ async def volume_of(stage: Stage, index: int) -> Path:
 
 
 def damage(journal: Path, chance: random.Random) -> int:
-    """Overwrite pages all over a journal's file, its first excepted; how many."""
-    pages = journal.stat().st_size // PAGE_BYTES
-    chosen = chance.sample(range(1, pages), max(1, int(pages * DAMAGED_SHARE)))
-    with journal.open("r+b") as file:
-        for page in chosen:
-            file.seek(page * PAGE_BYTES)
-            file.write(chance.randbytes(PAGE_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    return len(chosen)
+    """Overwrite pages all over a journal's file, its first excepted, and a quarter into its log; how many.
+
+    The log holds the newest content of most pages, so that damage to the file alone might never be read.
+    """
+    done = 0
+    for file, share, begin in ((journal, DAMAGED_SHARE, 1), (journal.with_name(f"{journal.name}-wal"), 0.0, None)):
+        pages = file.stat().st_size // PAGE_BYTES if file.exists() else 0
+        if pages < 2:
+            continue
+        chosen = [pages // 4] if begin is None else chance.sample(range(begin, pages), max(1, int(pages * share)))
+        with file.open("r+b") as out:
+            for page in chosen:
+                out.seek(page * PAGE_BYTES)
+                out.write(chance.randbytes(PAGE_BYTES))
+            out.flush()
+            os.fsync(out.fileno())
+        done += len(chosen)
+    return done
 
 
 async def upgrade(lab: LabEnvironment, narrator: Narrator) -> None:
