@@ -34,6 +34,8 @@ class ConditionType(StrEnum):
     """An annotation asks for shards to stand still; absent when there is none."""
     PAUSED = "Paused"
     """An annotation asks the operator to leave the object alone; absent when there is none."""
+    DELIVERED = "Delivered"
+    """Argo CD has applied what the operator has decided; absent where the operator applies it itself."""
     SYNCED = "Synced"
     """Results reach their database."""
 
@@ -148,6 +150,17 @@ TABLE: Final = (
     ),
     _worker(_T.FENCED, _TRUE, "Annotation", "Shards stand still until the annotation eco.growbin.app/fence goes."),
     _worker(_T.PAUSED, _TRUE, "Annotation", "Nothing is changed until the annotation eco.growbin.app/paused goes."),
+    _worker(
+        _T.STALLED,
+        _TRUE,
+        "ArgoCDUnavailable",
+        "`delivery` is ArgoCD and the operator was installed without: set `argocd.enabled` of its chart.",
+    ),
+    _worker(_T.DELIVERED, _TRUE, "Synced", "Every Application of the EcoWorker is synced."),
+    _worker(_T.DELIVERED, _FALSE, "OutOfSync", "Argo CD has not applied everything yet."),
+    _worker(_T.DELIVERED, _FALSE, "SyncFailed", "Argo CD could not render or apply; the message quotes it."),
+    _worker(_T.DELIVERED, _FALSE, "ArgoCDUnavailable", "The operator knows of no Argo CD to deliver through."),
+    _worker(_T.DELIVERED, _FALSE, "HandingOver", "The operator takes the objects over from Argo CD."),
     _sync(_T.READY, _TRUE, "Synced", "Results reach the database."),
     _sync(_T.READY, _TRUE, "Suspended", "Syncing is suspended as asked; results stay in the journals."),
     _sync(_T.READY, _FALSE, "InvalidSpec", "The spec is refused; condition Stalled names the field."),

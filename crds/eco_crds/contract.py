@@ -20,6 +20,8 @@ MANAGED_BY: Final = "eco-operator"
 LABEL_WORKER: Final = f"{GROUP}/ecoworker"
 LABEL_WORKER_UID: Final = f"{GROUP}/ecoworker-uid"
 LABEL_SHARD: Final = f"{GROUP}/shard"
+# On an object that lies in another namespace than its EcoWorker: that of the EcoWorker.
+LABEL_NAMESPACE: Final = f"{GROUP}/namespace"
 # The short form that people select volumes and pods by.
 LABEL_SHORT_COMPONENT: Final = "component"
 COMPONENT_WAL: Final = "wal"
@@ -51,6 +53,8 @@ FIELD_MANAGER: Final = "eco-operator"
 STATUS_FIELD_MANAGER: Final = "eco-operator-status"
 # Owns nothing but the marks on a claim that no shard uses, so that an adoption can take them off.
 ORPHAN_FIELD_MANAGER: Final = "eco-operator-orphans"
+# What Argo CD applies under.
+ARGOCD_FIELD_MANAGER: Final = "argocd-controller"
 
 # Inside a worker's pod
 CONTAINER_NAME: Final = "worker"

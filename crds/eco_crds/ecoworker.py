@@ -81,6 +81,13 @@ class AckPolicy(StrEnum):
     REPLICATED = "Replicated"
 
 
+class Delivery(StrEnum):
+    """Who applies the objects of an EcoWorker."""
+
+    DIRECT = "Direct"
+    ARGOCD = "ArgoCD"
+
+
 class ReclaimPolicy(StrEnum):
     """What becomes of a volume that no shard uses any more."""
 
@@ -363,6 +370,10 @@ class EcoWorkerSpec(ApiModel):
     """The journal of each shard and the volume that holds it."""
     recovery: Recovery = Recovery()
     """What is done about a journal that its worker calls damaged or lost."""
+    delivery: Delivery = Delivery.DIRECT
+    """Who applies Deployments, volumes and what the shards share. Direct: the operator. ArgoCD: Argo CD, from one
+    Application for each shard that the operator writes; the operator needs to be installed with an Argo CD to write
+    to. May be changed at any time: no worker restarts and no volume changes."""
 
     @property
     def effective_queues(self) -> tuple[Queue, ...]:

@@ -20,7 +20,7 @@ from eco_operator import errors, kinds, metrics
 from eco_operator.cache import Cache, Child, Key, project
 from eco_operator.cluster import Cluster
 from eco_operator.reconcile.ownership import drift
-from eco_operator.reconcile.plan import Announce, Apply, Command, Delete, MarkClaim, Outcome, Plan, Step
+from eco_operator.reconcile.plan import Announce, Apply, Command, Delete, MarkClaim, Outcome, Plan, Release, Step
 from eco_operator.shards import Target
 
 logger = structlog.get_logger(__name__)
@@ -113,6 +113,9 @@ class Actor:
             case MarkClaim():
                 await self._mark(step)
                 return True
+            case Release():
+                await self._release(key, step)
+                return True
             case Command():
                 await self._command(key, step)
                 tally.commanded.append(step.about)
@@ -160,7 +163,7 @@ class Actor:
         is_ours = labels.get(contract.LABEL_MANAGED_BY) == contract.MANAGED_BY
         same = all(
             labels.get(label) == metadata["labels"].get(label)
-            for label in (contract.LABEL_WORKER, contract.LABEL_SHARD)
+            for label in (contract.LABEL_WORKER, contract.LABEL_SHARD, contract.LABEL_NAMESPACE)
         )
         if is_ours and same:
             self.cache.put_written(kind, found)
@@ -197,6 +200,11 @@ class Actor:
         answer = await self.cluster.annotate(kinds.CLAIM, step.claim, step.marks, contract.ORPHAN_FIELD_MANAGER)
         self.cache.put_written(kinds.CLAIM, answer)
         await self._announce(step.announce)
+
+    async def _release(self, key: Key, step: Release) -> None:
+        kind = kinds.BY_NAME[step.child.kind]
+        self.cache.put_written(kind, await self.cluster.release(kind, step.child, step.manager))
+        logger.info("released", key=_text(key), object=f"{step.child.kind}/{step.child.name}", why=step.why)
 
     async def _command(self, key: Key, step: Command) -> None:
         shard = step.target.shard

@@ -66,6 +66,10 @@ class Cache:
         found = self._children.values()
         return [child for child in found if child.pod is not None and child.worker and not child.is_of_job]
 
+    def applications(self) -> dict[str, Child]:
+        """Every Application of Argo CD that is ours, by its uid."""
+        return {child.uid: child for child in self._children.values() if child.application is not None}
+
     def claims(self) -> list[Child]:
         """Every claim on a volume with a journal, used or not."""
         return [child for child in self._children.values() if child.claim is not None]
@@ -149,7 +153,8 @@ class Cache:
     def unwatched(self) -> dict[Identity, int]:
         """Every object whose known version the watch has not mentioned yet, with that version."""
         versions = {Identity(*key): entry.version for key, entry in self._owned.items()}
-        versions |= {identity: child.version for identity, child in self._children.items()}
+        # Applications come by lists alone.
+        versions |= {identity: child.version for identity, child in self._children.items() if not child.application}
         return {identity: version for identity, version in versions.items() if self._watched.get(identity, 0) < version}
 
     def still_unwatched(self, before: Mapping[Identity, int]) -> int:
@@ -183,7 +188,7 @@ class Cache:
             self._unindex(before, identity)
         self._children[identity] = entry
         if entry.worker:
-            self._by_worker.setdefault((entry.namespace, entry.worker), {})[identity] = entry
+            self._by_worker.setdefault((entry.worker_namespace, entry.worker), {})[identity] = entry
         return concerned
 
     def _drop(self, identity: Identity) -> None:
@@ -193,18 +198,18 @@ class Cache:
             self._unindex(child, identity)
 
     def _unindex(self, child: Child, identity: Identity) -> None:
-        siblings = self._by_worker.get((child.namespace, child.worker))
+        siblings = self._by_worker.get((child.worker_namespace, child.worker))
         if siblings is not None:
             siblings.pop(identity, None)
             if not siblings:
-                del self._by_worker[(child.namespace, child.worker)]
+                del self._by_worker[(child.worker_namespace, child.worker)]
 
     def _project(self, kind: Kind, body: Mapping[str, Any]) -> Owned | Child:
         return own(kind, body) if kind in kinds.OWNED else project(kind, body)
 
     def _concerned(self, kind: Kind, entry: Owned | Child) -> set[Key]:
         if isinstance(entry, Child):
-            return {Key(kinds.ECO_WORKER.kind, entry.namespace, entry.worker)} if entry.worker else set()
+            return {Key(kinds.ECO_WORKER.kind, entry.worker_namespace, entry.worker)} if entry.worker else set()
         keys = {entry.key}
         # A WalSync tells EcoWorkers how to sync; an EcoWorker's state is what a WalSync shows.
         other = kinds.WAL_SYNC if kind == kinds.ECO_WORKER else kinds.ECO_WORKER

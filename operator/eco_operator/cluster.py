@@ -134,6 +134,13 @@ class Cluster:
         query = {"fieldManager": manager, "force": "true"}
         return await self._request("apply", kind, kind.path(target.namespace, target.name), query=query, body=body)
 
+    async def release(self, kind: Kind, target: Child, manager: str) -> dict[str, Any]:
+        """Have a field manager own nothing of an object that exists; what nobody else owns goes."""
+        metadata = {"name": target.name, "namespace": target.namespace, "uid": target.uid}
+        body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}
+        query = {"fieldManager": manager, "force": "true"}
+        return await self._request("apply", kind, kind.path(target.namespace, target.name), query=query, body=body)
+
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> dict[str, Any] | None:
         """Delete the object with that uid; one that is gone, or another by now, is no error.
 

@@ -49,10 +49,13 @@ POD: Final = Kind("v1", "Pod", "pods")
 EVENT: Final = Kind("v1", "Event", "events")
 LEASE: Final = Kind("coordination.k8s.io/v1", "Lease", "leases")
 
+APPLICATION: Final = Kind("argoproj.io/v1alpha1", "Application", "applications")
+"""Argo CD's. Not watched: the kind may be missing, and it lies in a namespace that nothing else of ours is in."""
+
 OWNED: Final = (ECO_WORKER, WAL_SYNC)
 """Our own kinds, watched whole."""
 CHILDREN: Final = (REVISION, DEPLOYMENT, CLAIM, SERVICE, BUDGET, SECRET, CONFIG_MAP, JOB, POD)
 """What the operator builds, or what comes of it; watched by the label `managed-by` only."""
 WATCHED: Final = OWNED + CHILDREN
 
-BY_NAME: Final = {kind.kind: kind for kind in (*WATCHED, EVENT, LEASE)}
+BY_NAME: Final = {kind.kind: kind for kind in (*WATCHED, APPLICATION, EVENT, LEASE)}

@@ -6,8 +6,9 @@ everything anew and has every key looked at, so that the watch may be late, lose
 
 import asyncio
 import random
+import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any, Final
 import structlog
 
 from eco_crds import contract
+from eco_crds.ecoworker import Delivery
 from eco_operator import errors, kinds, metrics
 from eco_operator.act import Acted, Actor
 from eco_operator.cache import Cache, Child, Key, project
@@ -27,6 +29,7 @@ from eco_operator.reconcile import ecoworker, ecoworker_status, kept_claims, wal
 from eco_operator.reconcile.findings import Urgency
 from eco_operator.reconcile.observation import Observation, Policy, Shard, observe
 from eco_operator.reconcile.plan import Outcome
+from eco_operator.resources.application import Source
 from eco_operator.settings import Settings
 from eco_operator.shards import Probe, ShardKey, Target
 
@@ -37,6 +40,7 @@ LIST_ATTEMPTS_MAX: Final = 5
 ROUNDS_MAX: Final = 5
 FOREIGN_LOOK_AGAIN_S: Final = 30.0
 WATCH_LAG_S: Final = 30.0
+APPLICATIONS_INTERVAL_S: Final = 5.0
 _SHARE_OF_INTERVAL: Final = {Urgency.NUMBERS: 1.0, Urgency.TURN: 0.25, Urgency.NEWS: 0.0}
 OURS: Final = f"{contract.LABEL_MANAGED_BY}={contract.MANAGED_BY}"
 
@@ -90,6 +94,7 @@ class Loop:
             default_image=settings.default_worker_image,
             report_age_s=3 * settings.probe_interval_s + settings.probe_timeout_s,
             status_interval_s=settings.status_interval_s,
+            argocd=_argocd(settings),
         )
 
     def see(self, kind: Kind, event_type: str | None, body: Mapping[str, Any]) -> None:
@@ -117,6 +122,8 @@ class Loop:
             for number in range(self.settings.reconcile_concurrency):
                 group.create_task(self._work(), name=f"reconcile-{number}")
             group.create_task(self._resync(), name="resync")
+            if self.settings.argocd_namespace:
+                group.create_task(self._follow_applications(), name="applications")
             group.create_task(self.prober.run(), name="prober")
 
     def statistics(self) -> LoopStatistics:
@@ -129,7 +136,8 @@ class Loop:
         self.cache.begin_list()
         try:
             for kind in kinds.WATCHED:
-                await self._list(kind)
+                await self._list(kind, self.settings.namespaces)
+            await self._list_applications()
         finally:
             self.cache.end_list()
         self._actor.forget(self.cache.child_uids())
@@ -157,12 +165,43 @@ class Loop:
         """How many claims no shard uses, by why and by what the last job on each left in the journal."""
         return dict(Counter(kept for claim in self.cache.claims() if (kept := kept_claims.describe(claim)) is not None))
 
-    async def _list(self, kind: Kind) -> None:
-        selector = OURS if kind in kinds.CHILDREN else ""
+    async def _follow_applications(self) -> None:
+        """Look after Argo CD's Applications at intervals while there are any, or are to be."""
+        while True:
+            await asyncio.sleep(APPLICATIONS_INTERVAL_S)
+            if not self.cache.applications() and not self._any_by_argocd():
+                continue
+            before = self.cache.applications()
+            try:
+                await self._list_applications()
+            except errors.ApiError as error:
+                logger.warning("applications not listed, the next time will do", error=str(error))
+                continue
+            after = self.cache.applications()
+            for uid in before.keys() | after.keys():
+                if before.get(uid) != after.get(uid):
+                    child = after.get(uid) or before[uid]
+                    self.queue.add(Key(kinds.ECO_WORKER.kind, child.worker_namespace, child.worker))
+
+    def _any_by_argocd(self) -> bool:
+        workers = self.cache.all_owned(kinds.ECO_WORKER)
+        return any((owned.body.get("spec") or {}).get("delivery") == Delivery.ARGOCD.value for owned in workers)
+
+    async def _list_applications(self) -> None:
+        """Of an Argo CD that is not installed there are none."""
+        if not self.settings.argocd_namespace:
+            return
+        try:
+            await self._list(kinds.APPLICATION, (self.settings.argocd_namespace,))
+        except errors.NotFoundError:
+            self.cache.forget_unnamed(kinds.APPLICATION, set(), sys.maxsize)
+
+    async def _list(self, kind: Kind, namespaces: Sequence[str]) -> None:
+        selector = "" if kind in kinds.OWNED else OURS
         for attempt in range(1, LIST_ATTEMPTS_MAX + 1):
             named, versions = set(), []
             try:
-                async for chunk, version in self.cluster.list(kind, self.settings.namespaces, label_selector=selector):
+                async for chunk, version in self.cluster.list(kind, namespaces, label_selector=selector):
                     named |= self.cache.take_list(kind, chunk)
                     versions.append(version)
             except errors.ExpiredError:
@@ -364,6 +403,20 @@ class Loop:
 
     def _second(self) -> datetime:
         return self.clock().replace(microsecond=0)
+
+
+def _argocd(settings: Settings) -> Source | None:
+    if not settings.argocd_namespace:
+        return None
+    return Source(
+        namespace=settings.argocd_namespace,
+        repo_url=settings.argocd_repo_url,
+        chart=settings.argocd_chart,
+        path=settings.argocd_path,
+        revision=settings.argocd_revision,
+        project=settings.argocd_project,
+        destination=settings.argocd_destination,
+    )
 
 
 def _is_silent(shard: Shard) -> bool:

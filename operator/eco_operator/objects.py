@@ -98,6 +98,21 @@ class ClaimState:
 
 
 @dataclass(frozen=True, slots=True)
+class ApplicationState:
+    """An Application of Argo CD, as far as it is ours to write and to follow."""
+
+    values: Mapping[str, Any]
+    """What the chart is rendered with."""
+    revision: str
+    """Of the chart."""
+    is_armed: bool
+    """Whether it applies by itself, or takes its objects along when it is deleted."""
+    is_synced: bool
+    failure: str
+    """Why it could not be rendered or applied, in Argo CD's words; empty when it could."""
+
+
+@dataclass(frozen=True, slots=True)
 class Child:
     """Anything that is not of our own kinds."""
 
@@ -116,6 +131,9 @@ class Child:
     deployment: DeploymentState | None = None
     claim: ClaimState | None = None
     job: JobState | None = None
+    application: ApplicationState | None = None
+    is_argocds: bool = False
+    """Whether Argo CD has applied it, be it beside us."""
     data: Mapping[str, str] = field(default_factory=dict)
     """Of a ConfigMap: all of it. Of a ControllerRevision: its number and, as JSON, its data. Of a Secret: nothing."""
 
@@ -123,6 +141,11 @@ class Child:
     def worker(self) -> str:
         """Name of the EcoWorker it belongs to, or empty."""
         return self.labels.get(contract.LABEL_WORKER, "")
+
+    @property
+    def worker_namespace(self) -> str:
+        """Namespace of the EcoWorker it belongs to."""
+        return self.labels.get(contract.LABEL_NAMESPACE, self.namespace)
 
     @property
     def shard(self) -> str:
@@ -181,6 +204,11 @@ def project(kind: Kind, body: Mapping[str, Any]) -> Child:
         deployment=_deployment(body) if kind == kinds.DEPLOYMENT else None,
         claim=_claim(body) if kind == kinds.CLAIM else None,
         job=_job(body) if kind == kinds.JOB else None,
+        application=_application(body) if kind == kinds.APPLICATION else None,
+        is_argocds=any(
+            entry.get("manager") == contract.ARGOCD_FIELD_MANAGER and entry.get("operation") == "Apply"
+            for entry in metadata.get("managedFields") or ()
+        ),
         data=_data(kind, body),
     )
 
@@ -204,6 +232,22 @@ def _owned_fields(metadata: Mapping[str, Any]) -> str:
             # The same for every shard of every worker, so one string serves them all.
             return sys.intern(json.dumps(entry.get("fieldsV1") or {}, sort_keys=True, separators=(",", ":")))
     return ""
+
+
+def _application(body: Mapping[str, Any]) -> ApplicationState:
+    spec, status = body.get("spec") or {}, body.get("status") or {}
+    source = spec.get("source") or {}
+    operation = status.get("operationState") or {}
+    told = [str(entry.get("message", "")) for entry in status.get("conditions") or () if "Error" in entry["type"]]
+    if operation.get("phase") in {"Failed", "Error"}:
+        told.append(str(operation.get("message", "")))
+    return ApplicationState(
+        values=(source.get("helm") or {}).get("valuesObject") or {},
+        revision=str(source.get("targetRevision", "")),
+        is_armed=bool(body["metadata"].get("finalizers") or (spec.get("syncPolicy") or {}).get("automated")),
+        is_synced=(status.get("sync") or {}).get("status") == "Synced",
+        failure="; ".join(told)[:512],
+    )
 
 
 def _pod(body: Mapping[str, Any]) -> PodState:

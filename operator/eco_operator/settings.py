@@ -62,6 +62,18 @@ class Settings(BaseSettings):
     backoff_s_min: float = Field(1, gt=0, le=60)
     backoff_s_max: float = Field(300, gt=0, le=3600)
 
+    argocd_namespace: str = ""
+    """Namespace of Argo CD's Applications, for EcoWorkers that it is to deliver. Empty: there is no Argo CD."""
+    argocd_repo_url: str = ""
+    """Repository of the chart of workers: of Git with `argocd_path`, or of charts with `argocd_chart`."""
+    argocd_path: str = "charts/eco-worker"
+    argocd_chart: str = ""
+    argocd_revision: str = ""
+    """Version of the chart or revision of Git. A shard takes a new one up when its spec changes."""
+    argocd_project: str = "default"
+    argocd_destination: str = "https://kubernetes.default.svc"
+    """The cluster that the workers are in, as Argo CD knows it."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 
@@ -76,6 +88,12 @@ class Settings(BaseSettings):
     def _lease_times_fit(self) -> Self:
         if not self.retry_period_s < self.renew_deadline_s < self.lease_duration_s:
             raise ValueError("retry_period_s < renew_deadline_s < lease_duration_s does not hold")
+        return self
+
+    @model_validator(mode="after")
+    def _argocd_is_whole(self) -> Self:
+        if self.argocd_namespace and not (self.argocd_repo_url and self.argocd_revision):
+            raise ValueError("argocd_namespace needs argocd_repo_url and argocd_revision beside it")
         return self
 
     @property

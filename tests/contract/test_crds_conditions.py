@@ -14,7 +14,12 @@ from eco_operator.reconcile.walsync import State
 
 RECONCILE = Path(__file__).parents[2] / "operator" / "eco_operator" / "reconcile"
 STATUS = {"_TRUE": "True", "_FALSE": "False", "_UNKNOWN": "Unknown"}
-KINDS = {"ecoworker_status.py": "EcoWorker", "life_status.py": "EcoWorker", "walsync.py": "WalSync"}
+KINDS = {
+    "ecoworker_status.py": "EcoWorker",
+    "life_status.py": "EcoWorker",
+    "delivery.py": "EcoWorker",
+    "walsync.py": "WalSync",
+}
 # Reasons that the code computes, by condition: each of these has to be in the table.
 COMPUTED = {ConditionType.RECOVERED: Stage, ConditionType.SCALE_IN_BLOCKED: Hold, ConditionType.WAL_HEALTHY: WalState}
 

@@ -27,6 +27,7 @@ DECIDED_ON = {
     "spec.replicas",
     "spec.drainDeadlineSeconds",
     "spec.recovery.mode",
+    "spec.delivery",
     "spec.wal.stallAfterSeconds",
     "spec.wal.maxLagSeconds",
     "spec.databases[0].name",

@@ -11,6 +11,7 @@ from eco_crds import contract
 from eco_crds.wal import JournalMode, WalAges, WalCounts
 from eco_operator import errors, kinds
 from tests.support.apiserver import ApiServer
+from tests.support.fleet import uuid_of
 from tests.support.operator_world import (
     IMAGE,
     World,
@@ -46,7 +47,7 @@ async def test_an_ecoworker_gets_its_objects_and_becomes_ready(world: World) -> 
         assert await world.exists(kinds.DEPLOYMENT, shard)
         assert await world.exists(kinds.CLAIM, f"wal-{shard}")
         told = await world.cluster.get(kinds.CONFIG_MAP, world.namespace, f"{shard}-journal")
-        assert told["data"][contract.JOURNAL_UUID_KEY] == f"uuid-{shard}"
+        assert told["data"][contract.JOURNAL_UUID_KEY] == uuid_of(shard)
     assert await world.exists(kinds.SERVICE, "storage")
     line = world.kubectl("get", "ecoworker", "storage", "--no-headers").split()
     assert line[1:3] == ["2/2", "Healthy"]

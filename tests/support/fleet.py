@@ -10,6 +10,7 @@ import base64
 import contextlib
 import itertools
 import os
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -205,7 +206,7 @@ class Fleet:
         name = job["metadata"]["name"]
         shard = job["metadata"]["labels"][contract.LABEL_SHARD]
         usual = JobReport(
-            job=JobName(name.rpartition("-")[2]), shard=shard, succeeded=True, empty=True, journal_uuid=f"uuid-{shard}"
+            job=JobName(name.rpartition("-")[2]), shard=shard, succeeded=True, empty=True, journal_uuid=uuid_of(shard)
         )
         report = self.job_reports.get(name, usual)
         ended = {"exitCode": int(not report.succeeded), "reason": "Ended", "message": report.model_dump_json()}
@@ -242,7 +243,7 @@ class Fleet:
             return
         worker = self.workers.get(name)
         if worker is None:
-            worker = Worker(name, ip, WalReport(shard=name, journal_uuid=f"uuid-{name}", mode=JournalMode.NORMAL))
+            worker = Worker(name, ip, WalReport(shard=name, journal_uuid=uuid_of(name), mode=JournalMode.NORMAL))
             worker.says(volume=WalVolume(total_bytes=100, used_bytes=10), incarnation=f"boot:{number}", consuming=True)
             worker.token = base64.b64decode(found["data"][contract.TOKEN_KEY]).decode()
             await worker.start()
@@ -282,6 +283,11 @@ class Fleet:
         async for chunk, _ in self.cluster.list(kind, (self.namespace,), label_selector=selector):
             found.extend(chunk)
         return found
+
+
+def uuid_of(shard: str) -> str:
+    """Identity of the journal of a shard of that name."""
+    return str(uuid.uuid5(uuid.NAMESPACE_DNS, shard))
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from eco_operator import kinds
 from eco_operator.cache import Cache, Key
 from eco_operator.reconcile import ecoworker, ecoworker_status
 from eco_operator.reconcile.observation import Observation, Policy, observe
-from eco_operator.reconcile.plan import Announce, Apply, Command, Delete, MarkClaim, Outcome, Plan
+from eco_operator.reconcile.plan import Announce, Apply, Command, Delete, MarkClaim, Outcome, Plan, Release
 from eco_operator.shards import Probe, ShardKey
 from tests.support.cases import merge, valid
 
@@ -39,6 +39,10 @@ def _annotations_of(body: dict[str, Any]) -> set[str]:
     entries = body.get("metadata", {}).get("managedFields") or [{"fieldsV1": {}}]
     owned = entries[0]["fieldsV1"].get("f:metadata", {}).get("f:annotations", {})
     return {name.removeprefix("f:") for name in owned}
+
+
+def _managed(body: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(body.get("metadata", {}).get("managedFields") or ())
 
 
 def _below(value: Any) -> dict[str, Any]:
@@ -121,6 +125,8 @@ class InMemory:
                     body = copy.deepcopy(self.bodies[(kinds.CLAIM.kind, step.claim.name)])
                     marks: dict[str, str | None] = dict.fromkeys(MARKS)
                     self.put(kinds.CLAIM, merge(body, {"metadata": {"annotations": {**marks, **step.marks}}}))
+                case Release():
+                    self._release(step)
                 case Command():
                     self.commands.append(step.about)
             if told is not None:
@@ -271,7 +277,17 @@ class InMemory:
         body = merge(known, desired)
         # An annotation that is applied no more goes; of the other fields none of ours is ever left out.
         body = merge(body, {"metadata": {"annotations": gone}})
+        others = [it for it in _managed(known) if it["manager"] != contract.FIELD_MANAGER]
         body["metadata"]["managedFields"] = [
             {"manager": contract.FIELD_MANAGER, "operation": "Apply", "fieldsV1": owned},
+            *others,
         ]
         self.put(kind, body)
+
+    def _release(self, step: Release) -> None:
+        """The manager owns nothing any more. What nobody else owns would go: here somebody always does."""
+        body = copy.deepcopy(self.bodies[(step.child.kind, step.child.name)])
+        kept = [it for it in _managed(body) if it["manager"] != step.manager]
+        assert kept, f"{step.child.name}: nobody would own it"
+        body["metadata"]["managedFields"] = kept
+        self.put(kinds.BY_NAME[step.child.kind], body)

@@ -118,12 +118,16 @@ class World:
 
 
 @asynccontextmanager
-async def operator_world(server: ApiServer, place: Path) -> AsyncIterator[World]:
-    """A namespace, a fleet, and an operator that is ready."""
+async def operator_world(
+    server: ApiServer, place: Path, *, argocd: bool = False, **settings: str
+) -> AsyncIterator[World]:
+    """A namespace, a fleet, and an operator that is ready; with `argocd` the namespace is Argo CD's as well."""
     namespace = f"op-{uuid.uuid4().hex[:8]}"
     kubectl(server, "create", "namespace", namespace)
     os.environ["KUBECONFIG"] = str(server.kubeconfig)
-    operator, port = operator_program(server, namespace, place)
+    if argocd:
+        settings = {"ECO_OPERATOR_ARGOCD_NAMESPACE": namespace, **settings}
+    operator, port = operator_program(server, namespace, place, **settings)
     async with await operator_cluster.connect() as cluster, fleet(cluster, namespace) as simulated:
         # The operator is told apart by its user agent; what the stand-ins write must not count as its writes.
         cluster._client.user_agent = "stand-in"

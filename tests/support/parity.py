@@ -89,7 +89,8 @@ class Case:
             image = shard.get("image") or model.spec.image or DEFAULT_IMAGE
             uuid = shard.get("journalUuid", "")
             built.append(claim.build(model, index, image=image, journal_uuid=uuid, present_size=shard.get("size")))
-            built.append(deployment.build(model, index, image=image, replicas=shard.get("replicas", 1)))
+            replicas, recovery = shard.get("replicas", 1), shard.get("recovery", "")
+            built.append(deployment.build(model, index, image=image, replicas=replicas, recovery=recovery))
             if uuid:
                 built.append(shard_config.build(model, index, journal_uuid=uuid))
         return built

@@ -1,5 +1,5 @@
 {{/*
-The shards to render, each with its index, name, claim, image, size, replicas and journalUuid, as a JSON list.
+The shards to render, each with its index, name, claim, image, size, replicas, journalUuid and recovery, as a JSON list.
 */}}
 {{- define "eco-worker.shards" -}}
 {{- $root := . -}}
@@ -24,7 +24,8 @@ The shards to render, each with its index, name, claim, image, size, replicas an
   "image" $image
   "size" ($given.size | default $root.Values.spec.wal.size)
   "replicas" (ternary $given.replicas 1 (hasKey $given "replicas"))
-  "journalUuid" ($given.journalUuid | default "")) -}}
+  "journalUuid" ($given.journalUuid | default "")
+  "recovery" ($given.recovery | default "")) -}}
 {{- end -}}
 {{- toRawJson $shards -}}
 {{- end -}}

@@ -15,6 +15,7 @@ from eco_crds.wal import JournalMode
 from eco_operator import kinds
 from eco_operator.cache import Child
 from eco_operator.reconcile import (
+    delivery,
     kept_claims,
     orphans,
     recovery,
@@ -25,7 +26,6 @@ from eco_operator.reconcile import (
     volume_jobs,
 )
 from eco_operator.reconcile.observation import Observation, Shard
-from eco_operator.reconcile.ownership import drift
 from eco_operator.reconcile.plan import Announce, Apply, Delete, EventType, MarkClaim, ObjectRef, Plan, Step
 from eco_operator.reconcile.revision import Revision, resolved_image
 from eco_operator.resources import budget, claim, service, shard_config, sync_config, token_secret
@@ -48,7 +48,7 @@ def decide(seen: Observation) -> Plan:
         *recovery.decide(seen, seen.worker, image, about(seen)),
         *_leaving(seen, seen.worker, current),
     )
-    return Plan(steps, _next_look_s(seen, seen.worker))
+    return Plan(tuple(delivery.route(seen, seen.worker, current, steps)), _next_look_s(seen, seen.worker))
 
 
 def about(seen: Observation) -> ObjectRef:
@@ -125,7 +125,7 @@ def _next_to_roll(seen: Observation, worker: EcoWorker, current: Revision) -> fr
             stopped.append(shard.index)
         elif not shard.deployment.deployment.is_up:
             down.append(shard.index)
-        elif drift(desired, shard.deployment):
+        elif delivery.difference(worker, desired, shard.deployment):
             outdated.append(shard.index)
     return frozenset(stopped + (down or outdated[:1]))
 
@@ -165,7 +165,7 @@ def _told_switch(seen: Observation, shard: Shard, desired: dict[str, Any]) -> An
 
 def _next_look_s(seen: Observation, worker: EcoWorker) -> float | None:
     """When to look again although no event may come."""
-    waits = [scale_in.next_look_s(seen, worker)]
+    waits = [scale_in.next_look_s(seen, worker), delivery.next_look_s(seen)]
     jobs = [job for shard in seen.shards for job in shard.jobs]
     if any(seen.leaves(child) for child in seen.children if child.kind != kinds.POD.kind):
         waits.append(LOOK_AGAIN_AT_LEAVING_S)
@@ -190,7 +190,8 @@ def _apply(
         return
     if seen.leaves(existing):
         return
-    why = drift(desired, existing)
+    assert seen.worker is not None, "asked of valid objects"  # noqa: S101  # a caller's mistake
+    why = delivery.difference(seen.worker, desired, existing)
     if why:
         told = told or _tell(seen, f"{_WORDS[kind.kind]}Updated", f"Updated {name}: {why}.")
         yield Apply(desired, existing, why, told, requires)

@@ -13,7 +13,7 @@ from eco_crds.conditions import ConditionType
 from eco_crds.ecoworker import Wal
 from eco_crds.ecoworker_status import UNKNOWN, EcoWorkerStatus, EcoWorkerSummary, ShardStatus, WalState, worst
 from eco_crds.fields import ConditionStatus
-from eco_operator.reconcile import life_status, recovery, scale_in, standstill, target
+from eco_operator.reconcile import delivery, life_status, recovery, scale_in, standstill, target
 from eco_operator.reconcile.findings import MESSAGE_LENGTH_MAX, Finding, Urgency, dated, moment, total, turns
 from eco_operator.reconcile.health import Bounds, Verdict, judge
 from eco_operator.reconcile.hearing import lost_pod, too_many_silent
@@ -138,6 +138,9 @@ def _obstacles(seen: Observation, outcome: Outcome) -> Iterator[Finding]:
         yield Finding(
             ConditionType.STALLED, _TRUE, "NoImage", "spec.image: neither the spec nor the operator names an image"
         )
+    if seen.worker is not None and delivery.is_by_argocd(seen.worker) and seen.policy.argocd is None:
+        told = "spec.delivery: the operator was installed without an Argo CD to deliver through"
+        yield Finding(ConditionType.STALLED, _TRUE, delivery.UNAVAILABLE, told)
     claims = [name for name in outcome.foreign if name.startswith("PersistentVolumeClaim/")]
     if claims:
         told = f"{', '.join(claims)}: not a claim of this EcoWorker; it is left alone"

@@ -7,7 +7,7 @@ from typing import Final
 from eco_crds.conditions import ConditionType
 from eco_crds.ecoworker_status import ShardStatus
 from eco_crds.fields import ConditionStatus
-from eco_operator.reconcile import recovery, scale_in
+from eco_operator.reconcile import delivery, recovery, scale_in
 from eco_operator.reconcile.findings import MESSAGE_LENGTH_MAX, Finding
 from eco_operator.reconcile.observation import Observation
 from eco_operator.reconcile.recovery import Stage
@@ -33,6 +33,9 @@ def findings(seen: Observation, shards: list[ShardStatus]) -> Iterator[Finding]:
     recovered = _repair(seen) or _recovered(seen, shards)
     if recovered is not None:
         yield recovered
+    delivered = delivery.finding(seen)
+    if delivered is not None:
+        yield delivered
     blocked = _blocked(seen)
     if blocked is not None:
         yield blocked

@@ -15,6 +15,7 @@ from eco_crds.wal import WalReport
 from eco_crds.walsync import WalSync
 from eco_operator import kinds
 from eco_operator.cache import Cache, Child, Key, Owned
+from eco_operator.resources.application import Source
 from eco_operator.shards import Probe, ShardKey, Target
 
 
@@ -26,6 +27,8 @@ class Policy:
     report_age_s: float
     """A report older than this (three periods of the probe) says nothing any more."""
     status_interval_s: float
+    argocd: Source | None = None
+    """The Argo CD that may deliver; None where the operator knows of none."""
 
 
 @dataclass(frozen=True, slots=True)

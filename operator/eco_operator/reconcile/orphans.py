@@ -13,7 +13,7 @@ from eco_crds import contract
 from eco_crds.ecoworker import EcoWorker
 from eco_crds.jobs import Left
 from eco_operator.cache import Child
-from eco_operator.reconcile import kept_claims, volume_jobs
+from eco_operator.reconcile import delivery, kept_claims, volume_jobs
 from eco_operator.reconcile.contents import holds, is_empty
 from eco_operator.reconcile.observation import Observation, Shard
 from eco_operator.reconcile.plan import Announce, EventType, MarkClaim, ObjectRef, Plan, Step
@@ -32,7 +32,7 @@ def decide(seen: Observation, about: ObjectRef) -> Plan:
     ]
     marked = [(shard, claim, since) for shard, claim in orphans if (since := _since(claim)) is not None]
     unmarked = [(shard, claim) for shard, claim in orphans if _since(claim) is None]
-    steps = list(_mark(seen, unmarked, about))
+    steps = [*delivery.removed_with_worker(seen), *_mark(seen, unmarked, about)]
     waits = []
     for shard, claim, since in marked:
         wait = since + DRAINED_AFTER - seen.now

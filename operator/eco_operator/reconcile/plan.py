@@ -70,6 +70,16 @@ class MarkClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """Give up all fields of an object that a field manager owns; those that nobody else owns would go with them."""
+
+    child: Child
+    manager: str
+    why: str
+    announce: Announce | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """Have a worker do something. Meant for the process that was seen, and harmless when it is done twice."""
 
@@ -84,7 +94,7 @@ class Command:
         return f"{self.name} {self.target.shard.shard}"
 
 
-Step = Apply | Delete | MarkClaim | Command | Announce
+Step = Apply | Delete | MarkClaim | Release | Command | Announce
 
 
 @dataclass(frozen=True, slots=True)

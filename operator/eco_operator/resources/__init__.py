@@ -6,6 +6,7 @@ number or the API server, so what is wanted can be computed anew at any time and
 """
 
 from eco_operator.resources import (
+    application,
     budget,
     claim,
     controller_revision,
@@ -19,6 +20,7 @@ from eco_operator.resources import (
 )
 
 __all__ = [
+    "application",
     "budget",
     "claim",
     "controller_revision",

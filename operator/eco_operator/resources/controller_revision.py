@@ -18,6 +18,7 @@ NOT_OF_A_POD: Final[dict[str, Any]] = {
     "drain_deadline_seconds": True,
     "recovery": True,
     "wal": True,
+    "delivery": True,
 }
 
 
