@@ -22,11 +22,11 @@ import yaml
 
 from eco_lab import argocd, environment
 from eco_lab import paths as lab_paths
-from eco_lab.demo import manifests
+from eco_lab.demo import install, manifests
 from eco_lab.demo.narration import Narrator
 from eco_lab.demo.story import Plan, Stage, publish, remove_namespace, set_up
 from eco_lab.environment import LabEnvironment
-from tests.prove.cluster import at_rest
+from tests.prove.cluster import at_rest, condition, identities, status
 from tests.support import figures
 from tests.support.api import ROOT
 from tests.support.audit import AuditLog
@@ -34,6 +34,7 @@ from tests.support.waiting import until
 
 NAME: Final = "waste"
 """Of the namespace, which the chart fixes, and so of everything else."""
+DELIVERED: Final = "prove-delivery"
 WORKER: Final = manifests.WORKER
 DRIFT_S: Final = 600.0
 QUICK_DRIFT_S: Final = 60.0
@@ -271,8 +272,76 @@ async def removed_and_back(made: Deployed) -> None:
     figures.record("charts.argocd_reinstall_claims_lost", changed, "claims", "== 0", peer=f"{len(before)} claims")
 
 
+async def delivery(lab: LabEnvironment, narrator: Narrator, _: float) -> None:
+    """An EcoWorker that Argo CD delivers for the operator: hands change under load, then shards go."""
+    async with AsyncExitStack() as stack:
+        stage = await set_up(lab, Plan(name=DELIVERED), narrator, stack)
+        content = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        shutil.copytree(ROOT / "charts" / "eco-worker", content / "charts" / "eco-worker")
+        url = await asyncio.to_thread(
+            argocd.publish, lab_paths.find(), "charts", content, message="The chart of workers"
+        )
+        await install.install(lab, {"argocd": {"enabled": True, "repoURL": url, "targetRevision": "main"}})
+        try:
+            await _delivered(stage)
+        finally:
+            await remove_namespace(stage.kubectl, DELIVERED)
+            await install.install(lab)
+
+
+async def _delivered(stage: Stage) -> None:
+    kubectl, narrator = stage.kubectl, stage.narrator
+    worker = manifests.eco_worker(stage.services, replicas=FIRST_SHARDS)
+    worker["spec"]["delivery"] = "ArgoCD"
+    begun = time.monotonic()
+    await kubectl.apply([worker, manifests.wal_sync(stage.services)])
+    await _until_delivered(stage, "True")
+    ready_s = round(time.monotonic() - begun, 1)
+    narrator.show(await kubectl.run("get", "applications", "-n", argocd.NAMESPACE))
+    await publish(stage)
+    before = await identities(stage)
+    for hands, wanted in (("Direct", ""), ("ArgoCD", "True")):
+        begun = time.monotonic()
+        worker["spec"]["delivery"] = hands
+        await kubectl.apply([worker])
+        await _until_delivered(stage, wanted)
+        narrator.say(f"delivered by {hands} after {time.monotonic() - begun:.1f} s")
+    changed = before ^ await identities(stage)
+    await kubectl.run("scale", f"ecoworker/{WORKER}", "--replicas=1", "-n", DELIVERED)
+
+    async def alone() -> bool:
+        found = await kubectl.get("applications", "-n", argocd.NAMESPACE)
+        return sorted(item["metadata"]["name"] for item in found["items"]) == [
+            f"{DELIVERED}.{WORKER}-0",
+            f"{DELIVERED}.{WORKER}.shared",
+        ]
+
+    await until("two Applications are left", alone, within_s=SCALE_IN_WAIT_S)
+    ledger = await at_rest(stage)
+    claims = await kubectl.get("pvc", "-n", DELIVERED)
+    kept = len(claims["items"])
+    figures.record("charts.delivery_ready_s", ready_s, "s", peer=f"{FIRST_SHARDS} shards, all Applications Synced")
+    figures.record("charts.delivery_restarts", len(changed), "pods changed", "== 0", peer="both changes of hands")
+    figures.record("charts.delivery_lost", len(ledger.lost), "tasks", "== 0", peer=f"{ledger.published} tasks")
+    figures.record("charts.delivery_claims_lost", FIRST_SHARDS - kept, "claims", "== 0")
+
+
+async def _until_delivered(stage: Stage, wanted: str) -> None:
+    """Wait for Ready and for the condition Delivered to have this status; empty: not to be there."""
+
+    async def so() -> bool:
+        said = await status(stage)
+        if condition(said, "Ready")[0] != "True" or condition(said, "Delivered")[0] != wanted:
+            return False
+        found = await stage.kubectl.get("ecoworker", WORKER, "-n", DELIVERED)
+        return bool(said.get("observedGeneration") == found["metadata"]["generation"])
+
+    await until(f"Ready and Delivered is {wanted or 'gone'}", so, within_s=SYNC_WAIT_S)
+
+
 PARTS: Final[dict[str, Callable[[LabEnvironment, Narrator, float], Awaitable[None]]]] = {
     "scale-in": scale_in,
+    "delivery": delivery,
     "drift": edit_and_drift,
 }
 

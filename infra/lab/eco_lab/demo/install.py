@@ -1,6 +1,7 @@
 """The operator, installed as a stranger would: its chart, by Helm, with the lab's image."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -45,8 +46,8 @@ def helm(lab: LabEnvironment) -> Path:
     return lab.helm
 
 
-async def install(lab: LabEnvironment) -> str:
-    """Install or upgrade the operator and wait until it is ready; Helm's verdict."""
+async def install(lab: LabEnvironment, more: Mapping[str, object] | None = None) -> str:
+    """Install or upgrade the operator and wait until it is ready; Helm's verdict. `more` are values of the chart."""
     await clear_interrupted(lab)
     said = await _run(
         lab,
@@ -59,7 +60,7 @@ async def install(lab: LabEnvironment) -> str:
         "--wait",
         f"--timeout={INSTALL_TIMEOUT_S}s",
         "--output=json",
-        stdin=json.dumps(values(lab)),
+        stdin=json.dumps({**values(lab), **(more or {})}),
     )
     info = json.loads(said).get("info", {})
     return f"release {RELEASE} in namespace {NAMESPACE}: {info.get('status', 'unknown')}"
