@@ -2,19 +2,24 @@
 
 Two sources feed it: the watch, event by event, and the resync, list by list. Whatever is newer by resource version
 wins, so a late event never undoes a list, nor a stale list an event. Only a list can tell that an object is gone whose
-deletion the watch never mentioned (after a 410, say), so it drops what it does not name.
+deletion the watch never mentioned (after a 410, say), so it drops what it does not name. What the watch has called
+deleted never comes back: a list that still names it is out of date, however it was asked for.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from eco_operator import kinds
 from eco_operator.kinds import Kind
 from eco_operator.objects import Child, Key, Owned, own, project, version_of
 
 __all__ = ["Cache", "CacheStatistics", "Child", "Identity", "Key", "Owned", "project"]
+
+
+BURIED_MAX: Final = 10_000
+"""So many deletions are remembered: more than happen while a list that is out of date is on its way."""
 
 
 class Identity(NamedTuple):
@@ -43,6 +48,8 @@ class Cache:
     _by_worker: dict[tuple[str, str], dict[Identity, Child]] = field(default_factory=dict)
     _watched: dict[Identity, int] = field(default_factory=dict)
     _tombstones: dict[Identity, int] | None = None
+    _buried: dict[str, None] = field(default_factory=dict)
+    """Uids of what is gone for good, the oldest first; bounded by `BURIED_MAX`."""
 
     def owned(self, key: Key) -> Owned | None:
         """The EcoWorker or WalSync of that key."""
@@ -86,6 +93,10 @@ class Cache:
     def see(self, kind: Kind, event_type: str | None, body: Mapping[str, Any]) -> set[Key]:
         """Take in one event of the watch; returns the keys it concerns, none when it told nothing new."""
         identity, version = _identity(kind, body), version_of(body)
+        if event_type == "DELETED":
+            self._bury(body["metadata"]["uid"])
+        elif body["metadata"]["uid"] in self._buried:
+            return set()
         self._watched[identity] = max(version, self._watched.get(identity, 0))
         known = self._known(identity)
         if known is not None and (version < known.version or (version == known.version and event_type != "DELETED")):
@@ -115,6 +126,8 @@ class Cache:
             named.add(identity)
             known = self._known(identity)
             gone = (self._tombstones or {}).get(identity, -1)
+            if body["metadata"]["uid"] in self._buried:
+                continue
             if version > gone and (known is None or version > known.version):
                 self._put(kind, identity, body)
         return named
@@ -149,6 +162,7 @@ class Cache:
         known = self._children.get(identity)
         if known is not None and known.uid == child.uid:
             self._drop(identity)
+        self._bury(child.uid)
 
     def unwatched(self) -> dict[Identity, int]:
         """Every object whose known version the watch has not mentioned yet, with that version."""
@@ -172,6 +186,11 @@ class Cache:
         counts = Counter(key.kind for key in self._owned)
         counts.update(identity.kind for identity in self._children)
         return CacheStatistics(objects=counts, unwatched=len(self.unwatched()))
+
+    def _bury(self, uid: str) -> None:
+        self._buried[uid] = None
+        if len(self._buried) > BURIED_MAX:
+            del self._buried[next(iter(self._buried))]
 
     def _known(self, identity: Identity) -> Owned | Child | None:
         return self._owned.get(Key(*identity)) or self._children.get(identity)

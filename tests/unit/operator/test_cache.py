@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import pytest
+
 from eco_crds import contract
+from eco_operator import cache as cache_module
 from eco_operator import kinds
 from eco_operator.cache import Cache, Key
 
@@ -146,3 +149,32 @@ def test_a_watch_is_behind_until_it_has_come_up_to_the_list() -> None:
     assert cache.still_unwatched(listed) == 0
     cache.see(kinds.CONFIG_MAP, "DELETED", child(5))
     assert cache.still_unwatched(listed) == 0
+
+
+def test_what_was_deleted_does_not_come_back_by_a_list_that_is_out_of_date() -> None:
+    cache = Cache()
+    cache.see(kinds.CONFIG_MAP, "ADDED", child(5))
+    cache.see(kinds.CONFIG_MAP, "DELETED", child(7))
+    cache.take_list(kinds.CONFIG_MAP, [child(6)])
+    assert versions(cache) == []
+    assert cache.see(kinds.CONFIG_MAP, "MODIFIED", child(6)) == set()
+    assert versions(cache) == []
+    cache.take_list(kinds.CONFIG_MAP, [child(9, uid="another of that name")])
+    assert versions(cache) == [9]
+
+
+def test_what_was_deleted_by_ourselves_does_not_come_back_either() -> None:
+    cache = Cache()
+    cache.see(kinds.CONFIG_MAP, "ADDED", child(5))
+    cache.drop_deleted(cache.children("shop", "storage")[0])
+    cache.take_list(kinds.CONFIG_MAP, [child(6)])
+    assert versions(cache) == []
+
+
+def test_only_so_many_deletions_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "BURIED_MAX", 2)
+    cache = Cache()
+    for number in range(3):
+        cache.see(kinds.CONFIG_MAP, "DELETED", child(7, uid=f"uid-{number}"))
+    cache.take_list(kinds.CONFIG_MAP, [child(6, uid="uid-0")])
+    assert versions(cache) == [6]
