@@ -11,7 +11,7 @@ import asyncpg
 from PIL import Image
 
 from eco_lab.demo import broker
-from eco_lab.demo.ledger import Evidence, Row, is_upload, object_keys
+from eco_lab.demo.ledger import Evidence, Row, is_of_a_journal, is_upload, object_keys
 from eco_lab.demo.pictures import Picture
 from eco_lab.demo.services import UPLOADS_AT_ONCE, Services, list_keys
 
@@ -74,7 +74,9 @@ async def inspect_objects(
 ) -> tuple[frozenset[str], list[str]]:
     """Keys of all objects but the uploads, and what is wrong with their content."""
     async with services.s3() as s3:
-        keys = frozenset([key async for key in list_keys(s3, services.name) if not is_upload(key)])
+        keys = frozenset(
+            [key async for key in list_keys(s3, services.name) if not (is_upload(key) or is_of_a_journal(key))]
+        )
         gate = asyncio.Semaphore(UPLOADS_AT_ONCE)
 
         async def one(key: str) -> tuple[str, Seen]:

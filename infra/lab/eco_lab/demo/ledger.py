@@ -21,6 +21,8 @@ ORIGIN_FIELD: Final = "image_task_id"
 UPLOADS: Final = "uploads/"
 MADE: Final = "images/"
 """Below it the storage role puts what it makes."""
+JOURNALS: Final = "eco-wal/"
+"""Below it a journal whose ackPolicy is Replicated has its segments."""
 SHOWN_MAX: Final = 5
 """Examples listed for one kind of problem; the count is always given in full."""
 
@@ -103,6 +105,11 @@ def object_keys(result: Any) -> frozenset[str]:
 def is_upload(key: str) -> bool:
     """Whether a key is that of an uploaded file and not of something the workers made."""
     return key.startswith(UPLOADS)
+
+
+def is_of_a_journal(key: str) -> bool:
+    """Whether a key is that of a segment of a journal, which ackPolicy Replicated keeps in the bucket."""
+    return key.startswith(JOURNALS)
 
 
 def settle(evidence: Evidence) -> Ledger:
