@@ -57,7 +57,7 @@ def choose(
     context.obj = Kubectl("kubectl", kubeconfig, cluster_context, namespace, all_namespaces)
 
 
-@app.command()
+@app.command(epilog="Examples: kubectl eco status | kubectl eco status storage -n shop | kubectl eco status -A -o json")
 def status(context: typer.Context, names: Names = None, output: Format = Output.TEXT) -> None:
     """Show EcoWorkers as a tree: shards with their journals, volumes and last recovery, and their syncs."""
     workers = context.obj.get(WORKERS, *(names or ()))
@@ -71,7 +71,7 @@ def status(context: typer.Context, names: Names = None, output: Format = Output.
         console.print("no EcoWorker here; -A looks into every namespace")
 
 
-@app.command()
+@app.command(epilog="Examples: kubectl eco wal | kubectl eco wal storage -n shop -o json")
 def wal(context: typer.Context, names: Names = None, output: Format = Output.TEXT) -> None:
     """Show the journal of every shard, one line each."""
     workers = context.obj.get(WORKERS, *(names or ()))
@@ -81,7 +81,7 @@ def wal(context: typer.Context, names: Names = None, output: Format = Output.TEX
     console.print(show.shards_table(workers, show.now()))
 
 
-@app.command()
+@app.command(epilog="Examples: kubectl eco orphans -A | kubectl eco orphans -n shop -o json")
 def orphans(context: typer.Context, output: Format = Output.TEXT) -> None:
     """Show claims that no shard uses: their EcoWorker is gone, or was scaled in."""
     ours = f"{contract.LABEL_MANAGED_BY}={contract.MANAGED_BY}"
@@ -97,19 +97,19 @@ def orphans(context: typer.Context, output: Format = Output.TEXT) -> None:
     console.print(show.orphans_table(claims, show.now()) if claims else "every claim is in use")
 
 
-@app.command()
+@app.command(epilog="Example: kubectl eco pause storage -n shop")
 def pause(context: typer.Context, name: Name) -> None:
     """Have the operator leave an EcoWorker as it is."""
     _ask(context, name, contract.ANNOTATION_PAUSED, "true")
 
 
-@app.command()
+@app.command(epilog="Example: kubectl eco resume storage -n shop")
 def resume(context: typer.Context, name: Name) -> None:
     """Have the operator look after a paused EcoWorker again."""
     _ask(context, name, contract.ANNOTATION_PAUSED, None)
 
 
-@app.command()
+@app.command(epilog="Examples: kubectl eco fence storage --shard storage-0 | kubectl eco fence storage --off")
 def fence(
     context: typer.Context,
     name: Name,
@@ -120,13 +120,24 @@ def fence(
     _ask(context, name, contract.ANNOTATION_FENCE, None if off else ",".join(shard or ()) or "true")
 
 
-@app.command()
+@app.command(epilog="Examples: kubectl eco hibernate storage -n shop | kubectl eco hibernate storage --off")
 def hibernate(context: typer.Context, name: Name, off: Off = False) -> None:
     """Stop every shard of an EcoWorker; journals and volumes stay."""
     _ask(context, name, contract.ANNOTATION_HIBERNATE, None if off else "true")
 
 
-@app.command()
+@app.command(epilog="Examples: kubectl eco drain storage -n shop | kubectl eco drain storage --off")
+def drain(context: typer.Context, name: Name, off: Off = False) -> None:
+    """Have every worker finish or put back what it runs, send its results and end; journals and volumes stay."""
+    _ask(context, name, contract.ANNOTATION_HIBERNATE, None if off else "true")
+    if off:
+        return
+    workers = context.obj.get(WORKERS, name)
+    for entry in _syncs_of(workers[0], context.obj.get(SYNCS)) if workers else ():
+        sync(context, entry["metadata"]["name"])
+
+
+@app.command(epilog="Examples: kubectl eco recover storage --dry-run | kubectl eco recover storage --off")
 def recover(
     context: typer.Context,
     name: Name,
@@ -137,7 +148,7 @@ def recover(
     _ask(context, name, contract.ANNOTATION_RECOVER, None if off else "dry-run" if dry_run else "true")
 
 
-@app.command()
+@app.command(epilog="Example: kubectl eco sync storage -n shop")
 def sync(context: typer.Context, name: Annotated[str, typer.Argument(help="Name of a WalSync.")]) -> None:
     """Have results sent to the database now."""
     value = datetime.now(UTC).isoformat(timespec="milliseconds")

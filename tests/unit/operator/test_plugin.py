@@ -1,14 +1,18 @@
 """What `kubectl eco` makes of words and of objects, without a cluster."""
 
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.main import get_command
+from typer.testing import CliRunner
 
 from eco_crds import contract
+from eco_operator import plugin
 from eco_operator.plugin import show
-from eco_operator.plugin.__main__ import hoisted
+from eco_operator.plugin.__main__ import app, hoisted
 from eco_operator.plugin.completion import candidates, option
 from eco_operator.plugin.kubectl import Kubectl, KubectlError
 
@@ -112,3 +116,21 @@ def test_an_unused_claim_says_since_when_and_what_is_left(left: str | None, expe
     metadata = {"namespace": "shop", "name": "wal-storage-1", "labels": labels, "annotations": marks}
     line = printed(show.orphans_table([{"metadata": metadata}], NOW)).splitlines()[1]
     assert line.split() == ["shop", "wal-storage-1", "storage", "3h", "scaled", "in", *expected.split()]
+
+
+@pytest.mark.parametrize("name", sorted(get_command(app).commands))  # type: ignore[attr-defined]  # of a group
+def test_the_help_of_every_command_has_an_example(name: str) -> None:
+    found = CliRunner().invoke(app, [name, "--help"])
+    assert found.exit_code == 0
+    assert f"kubectl eco {name}" in " ".join(found.output.split()), found.output
+
+
+def test_where_a_package_is_missing_it_is_named_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "typer", None)
+    monkeypatch.delitem(sys.modules, "eco_operator.plugin.__main__", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        plugin.main()
+    assert ended.value.code == 2
+    assert "eco-operator[plugin]" in capsys.readouterr().err
