@@ -108,6 +108,10 @@ async def test_wishes_reach_the_operator_and_are_taken_back(world: World, shell:
     await world.until_condition("Ready", "False", "Hibernated")
     await shell.run("eco", "hibernate", "storage", "--off", *space)
     await world.until_ready()
+    assert "hibernate=true" in await shell.run("eco", "drain", "storage", *space)
+    await world.until_condition("Ready", "False", "Hibernated")
+    await shell.run("eco", "drain", "storage", "--off", *space)
+    await world.until_ready()
 
 
 async def test_a_dry_run_of_a_recovery_and_a_sync_are_asked_for(world: World, shell: Shell) -> None:
