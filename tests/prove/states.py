@@ -36,6 +36,7 @@ SHARD: Final = f"{manifests.WORKER}-0"
 BOUND_S: Final = 10
 """Of the spec, for a journal that stalls and for one that lags."""
 STATE_WAIT_S: Final = 90.0
+WORKED_OFF_WAIT_S: Final = 240.0
 FILL_CHUNK_BYTES: Final = 1 << 20
 
 
@@ -48,13 +49,13 @@ class Scene:
         self._workers = workers
         self.took_s: dict[WalState, float] = {}
 
-    async def shows(self, state: WalState, *, since: float) -> float:
+    async def shows(self, state: WalState, *, since: float, within_s: float = STATE_WAIT_S) -> float:
         """Wait until the column says it; seconds since the cause."""
 
         async def said() -> bool:
             return bool(self._workers.lines) and self._workers.values("WAL")[-1] == state.value
 
-        await until(f"kubectl says {state.value}", said, within_s=STATE_WAIT_S)
+        await until(f"kubectl says {state.value}", said, within_s=within_s)
         return round(time.monotonic() - since, 1)
 
     async def caused(self, state: WalState, cause: Callable[[], Awaitable[None]]) -> None:
@@ -79,8 +80,8 @@ class Scene:
         await asyncio.to_thread(signal_process, namespace, pods[0]["metadata"]["name"], number)
 
     async def well_again(self) -> None:
-        """Wait until the journal is well."""
-        await self.shows(WalState.HEALTHY, since=time.monotonic())
+        """Wait until the journal is well: what waits in it is worked off, one task at a time."""
+        await self.shows(WalState.HEALTHY, since=time.monotonic(), within_s=WORKED_OFF_WAIT_S)
 
 
 @asynccontextmanager
