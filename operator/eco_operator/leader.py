@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -18,6 +18,8 @@ from eco_operator.errors import ApiError, ConflictError, LeaseLostError, NotFoun
 logger = structlog.get_logger(__name__)
 
 Lease = Mapping[str, Any]
+EXPIRY_JITTER_S: Final = 0.2
+"""Over so long candidates spread when a Lease runs out under their eyes."""
 
 
 class LeaseStore(Protocol):
@@ -95,7 +97,15 @@ class Elector:
                         return
             except (ApiError, TimeoutError) as error:
                 logger.warning("lease not reached", error=str(error) or "no answer in time")
-            await asyncio.sleep(self._retry_period_s * random.uniform(0.8, 1.0))  # noqa: S311  # jitter, no secret
+            await asyncio.sleep(self._pause_s())
+
+    def _pause_s(self) -> float:
+        """Until the next look at the Lease: twice in a period, and once more as soon as it may have run out."""
+        pause_s = self._retry_period_s / 2 * random.uniform(0.8, 1.0)  # noqa: S311  # jitter, no secret
+        left_s = self._seen_at + self._lease_duration_s - _now()
+        if _holder(self._lease) and left_s > 0:
+            return min(pause_s, left_s + random.uniform(0.0, EXPIRY_JITTER_S))  # noqa: S311  # likewise
+        return pause_s
 
     async def hold(self) -> None:
         """Renew for as long as this process leads; raises `LeaseLostError` when it no longer does. Never returns."""

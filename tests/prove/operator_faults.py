@@ -3,26 +3,44 @@
 `crash-points`: the operator is killed after every single write of five stretches of an EcoWorker's life. `api-faults`:
 the API server misbehaves in every way that `tests.support.faulty_api` knows. Each run must come to the state that one
 without faults came to, with no claim lost and nothing there twice. `fuzz`: random objects and edits, valid and not.
+`leader`: of two operators the one that leads is killed, or asked to end. `namespaces`: they go in the middle of things.
 """
 
 import asyncio
 import itertools
+import random
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from tests.support.fault_runs import Rig, Verdict, api_faults, crash_points, rig
+from eco_operator import cluster as operator_cluster
+from tests.support.apiserver import ApiServer
+from tests.support.fault_runs import SETTINGS, Rig, Verdict, api_faults, crash_points, rig
 from tests.support.faulty_api import Fault
 from tests.support.figures import record
 from tests.support.operator_fuzz import fuzz, permissive_server
-from tests.support.operator_world import server_with_kinds
+from tests.support.operator_lives import (
+    Change,
+    change_of_leader,
+    delete_namespaces,
+    namespace_controller,
+    second_operator,
+)
+from tests.support.operator_world import environment_with, example, operator_program, operator_world, server_with_kinds
 
 CRASH_POINTS_MIN: Final = 40
 API_FAULT_RUNS_MIN: Final = 100
 SEEDS: Final = (1, 2)
 FUZZ_OBJECTS: Final = 500
 FUZZ_SEED: Final = 20
+LEADER_ROUNDS: Final = 4
+LEADER_KILL_S_MAX: Final = 18
+LEADER_TERM_S_MAX: Final = 3
+NAMESPACES: Final = 100
+NAMESPACES_AT_ONCE: Final = 10
+NAMESPACES_SEED: Final = 7
 
 
 def prove_crash_points() -> None:
@@ -51,6 +69,68 @@ def prove_fuzz() -> None:
     record("operator.fuzz_crashes", len(tally.crashes), "", "== 0")
     record("operator.fuzz_wrong_deletions", len(tally.wrong_deletions), "", "== 0")
     record("operator.fuzz_wrong_verdicts", len(tally.without_verdict) + len(tally.wrong_verdicts), "", "== 0")
+
+
+def prove_leader() -> None:
+    """End the leader of two, both ways in turn."""
+    with server_with_kinds() as server, TemporaryDirectory() as place:
+        found = asyncio.run(_changes(server, Path(place)))
+    for number, limit_s, name in (
+        (signal.SIGKILL, LEADER_KILL_S_MAX, "kill"),
+        (signal.SIGTERM, LEADER_TERM_S_MAX, "term"),
+    ):
+        taken = [change.taken_s for change in found[number]]
+        wrote = [change.first_write_s for change in found[number]]
+        peer = f"slowest of {len(taken)}; first write after {max(wrote):.1f} s"
+        record(f"operator.leader_{name}_s", round(max(taken), 1), "s", f"<= {limit_s}", peer=peer)
+
+
+async def _changes(server: ApiServer, place: Path) -> dict[int, list[Change]]:
+    found: dict[int, list[Change]] = {signal.SIGKILL: [], signal.SIGTERM: []}
+    (place / "second").mkdir()
+    async with operator_world(server, place, ECO_OPERATOR_IDENTITY="first") as world:
+        world.kubectl("apply", "-f", "-", given=example())
+        await world.until_ready()
+        standby = second_operator(world, place / "second")
+        try:
+            for _ in range(LEADER_ROUNDS):
+                for number, changes in found.items():
+                    leader = world.operator
+                    changes.append(await change_of_leader(world, standby, number))
+                    print(f"{signal.Signals(number).name}: {changes[-1]}", flush=True)
+                    standby = leader
+        finally:
+            standby.kill()
+    return found
+
+
+def prove_namespaces() -> None:
+    """Delete namespaces in every phase of an EcoWorker's life, half of them while nobody operates."""
+    with server_with_kinds() as server, TemporaryDirectory() as place:
+        stuck = asyncio.run(_all_namespaces(server, Path(place)))
+    peer = f"half with the operator down, seed {NAMESPACES_SEED}"
+    record("operator.namespace_deletions", NAMESPACES, "namespaces", f">= {NAMESPACES}", peer=peer)
+    record("operator.namespace_stuck", len(stuck), "namespaces", "== 0", peer=", ".join(stuck[:3]) or None)
+
+
+async def _all_namespaces(server: ApiServer, place: Path) -> list[str]:
+    chance = random.Random(NAMESPACES_SEED)
+    operator, _ = operator_program(server, "", place, **SETTINGS)
+    with environment_with("KUBECONFIG", str(server.kubeconfig)), namespace_controller(server, place):
+        async with await operator_cluster.connect() as cluster:
+            cluster._client.user_agent = "stand-in"
+            operator.start()
+            stuck: list[str] = []
+            try:
+                for number in range(NAMESPACES // NAMESPACES_AT_ONCE):
+                    is_up = number % 2 == 0
+                    stuck += await delete_namespaces(
+                        server, cluster, operator, NAMESPACES_AT_ONCE, chance, operator_is_up=is_up
+                    )
+                    print(f"{(number + 1) * NAMESPACES_AT_ONCE} namespaces, {len(stuck)} stuck", flush=True)
+            finally:
+                operator.kill()
+            return stuck
 
 
 async def _all_crash_points() -> list[Verdict]:
@@ -92,4 +172,10 @@ def _failed(found: Iterable[Verdict]) -> int:
     return sum(bool(verdict.complaints) for verdict in found)
 
 
-PARTS: Final = {"crash-points": prove_crash_points, "api-faults": prove_api_faults, "fuzz": prove_fuzz}
+PARTS: Final = {
+    "crash-points": prove_crash_points,
+    "api-faults": prove_api_faults,
+    "fuzz": prove_fuzz,
+    "leader": prove_leader,
+    "namespaces": prove_namespaces,
+}

@@ -7,4 +7,4 @@ def _always(_: JournalLock) -> bool:
     return True
 
 
-JournalLock.try_acquire = _always  # type: ignore[method-assign]  # that is the point
+JournalLock.try_acquire = _always  # type: ignore[assignment, method-assign]  # that is the point

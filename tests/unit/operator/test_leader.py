@@ -206,3 +206,16 @@ async def test_a_clock_that_is_wrong_by_an_hour_makes_no_difference() -> None:
     second = elector(store, "b")
     await second.acquire()
     assert loop.time() - begun >= 15
+
+
+async def test_a_standby_looks_again_as_soon_as_the_lease_may_have_run_out() -> None:
+    """Not at its next turn: that would be up to a period later."""
+    loop = asyncio.get_running_loop()
+    for _ in range(20):
+        store = Store()
+        first, second = elector(store), elector(store, "b")
+        await first.acquire()
+        died_at = loop.time()
+        await second.acquire()
+        # The one look that saw the last renewal may have come a second after it.
+        assert loop.time() - died_at <= 15 + 1 + 0.2
