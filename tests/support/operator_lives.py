@@ -5,9 +5,11 @@ import json
 import random
 import signal
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +42,7 @@ async def change_of_leader(world: World, standby: Program, number: int) -> Chang
 
     `world.operator` leads and `standby` runs beside it.
     """
+    await until("the standby has read the Lease", partial(_is_ready, standby), within_s=TAKEN_WITHIN_S)
     holder = await _holder(world)
     begun = time.monotonic()
     world.operator.send(number)
@@ -65,6 +68,18 @@ async def change_of_leader(world: World, standby: Program, number: int) -> Chang
     ended.start()
     await world.until_ready()
     return Change(taken_s, wrote_s)
+
+
+async def _is_ready(program: Program) -> bool:
+    """Whether it says so itself; a standby does once it has read the Lease."""
+    url = f"http://127.0.0.1:{program.env['ECO_OPERATOR_HTTP_PORT']}/readyz"
+
+    def answer() -> bool:
+        with suppress(OSError), urllib.request.urlopen(url, timeout=2) as found:
+            return bool(found.status == 200)
+        return False
+
+    return await asyncio.to_thread(answer)
 
 
 async def _holder(world: World) -> str:
