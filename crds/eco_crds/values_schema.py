@@ -66,6 +66,7 @@ _IN_TEMPLATE: Final = frozenset(
         (EcoWorkerSpec, ".maxUnfinished"),
         (EcoWorkerSpec, ".concurrency"),
         (WalSpec, ".size"),
+        (WalSpec, ".growth.max"),
     },
 )
 

@@ -56,12 +56,20 @@ class ExpiredError(ApiError):
 
 
 class DeniedError(ApiError):
-    """401 or 403: a right is missing, a quota is used up, or the namespace is being deleted."""
+    """401 or 403: a right is missing, a quota is used up, a claim may not grow, or the namespace is being deleted."""
 
     @property
     def is_namespace_going(self) -> bool:
         """Whether the refusal only says that the namespace is being deleted."""
         return "is being terminated" in self.message or "NamespaceTerminating" in self.message
+
+    @property
+    def is_not_expandable(self) -> bool:
+        """Whether a claim may not grow, its class being what it is: the same request would be refused for ever.
+
+        The admission plugin PersistentVolumeClaimResize answers 403 as a missing right does; only its words tell.
+        """
+        return "the storageclass that provisions the pvc must support resize" in self.message
 
 
 class RejectedError(ApiError):
