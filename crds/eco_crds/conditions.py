@@ -144,7 +144,7 @@ TABLE: Final = (
     ),
     _worker(_T.SCALE_IN_BLOCKED, _TRUE, "PodLeft", "The pod of such a shard is not gone yet."),
     _worker(_T.SCALE_IN_BLOCKED, _TRUE, "NodeLost", "The pod of such a shard is on a node that does not answer."),
-    _worker(_T.STORAGE_GROWING, _TRUE, "Resizing", "The storage is making a volume larger."),
+    _worker(_T.STORAGE_GROWING, _TRUE, "Resizing", "A volume is being made larger."),
     _worker(
         _T.STORAGE_GROWING,
         _TRUE,

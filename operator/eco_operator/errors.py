@@ -7,6 +7,8 @@ the queue with a back-off; the others need somebody to change something, and the
 from typing import Final
 
 RETRY_AFTER_S_MAX: Final = 300.0
+NOT_EXPANDABLE: Final = "the storageclass that provisions the pvc must support resize"
+"""How the API server refuses a claim that may not grow. Its admission plugin answers 403, as a missing right does."""
 
 
 class OperatorError(Exception):
@@ -65,11 +67,8 @@ class DeniedError(ApiError):
 
     @property
     def is_not_expandable(self) -> bool:
-        """Whether a claim may not grow, its class being what it is: the same request would be refused for ever.
-
-        The admission plugin PersistentVolumeClaimResize answers 403 as a missing right does; only its words tell.
-        """
-        return "the storageclass that provisions the pvc must support resize" in self.message
+        """Whether a claim may not grow, its class being what it is: the same request would be refused for ever."""
+        return NOT_EXPANDABLE in self.message
 
 
 class RejectedError(ApiError):

@@ -162,6 +162,7 @@ def shard_states(draw: st.DrawFn, worker: Document) -> list[Document] | None:
         "replicas": st.integers(0, 1),
         "image": st.from_regex(r"[a-z]{1,8}/[a-z]{1,8}@sha256:[0-9a-f]{64}", fullmatch=True),
         "size": SIZES.map(str).filter(lambda size: parse(size) > smallest),
+        "grown": st.sampled_from(["", "15Gi from 10200547328"]),
         "recovery": st.sampled_from(["", "Corrupt", "Lost 2026-01-01T00:00:00Z"]),
         "journalUuid": UUIDS,
     }

@@ -98,7 +98,7 @@ def _wanted_shard(
     if shard.claim is not None and shard.claim.is_deleting and shard.deployment is None:
         return
     yield from _wanted_deployment(seen, worker, shard, current, may_roll=may_roll)
-    if shard.claim is not None and not drift(wanted, shard.claim):
+    if shard.claim is not None and not delivery.difference(worker, wanted, shard.claim):
         # By itself and last: a size that is refused keeps back nothing else of the shard.
         yield from growth.decide(shard, growth.look(seen, worker, shard), of_size, about(seen))
 

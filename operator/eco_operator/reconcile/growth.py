@@ -22,7 +22,9 @@ from eco_crds.ecoworker import Growth as GrowthSpec
 from eco_crds.quantity import parse
 from eco_crds.wal import JournalMode, WalReport
 from eco_operator import kinds
+from eco_operator.errors import NOT_EXPANDABLE
 from eco_operator.objects import ClaimState
+from eco_operator.reconcile import delivery
 from eco_operator.reconcile.hearing import is_fresh
 from eco_operator.reconcile.observation import Observation, Shard
 from eco_operator.reconcile.plan import Announce, Apply, EventType, ObjectRef, Outcome, Step
@@ -71,6 +73,8 @@ class Growth:
     """What the claim is to ask for now; empty when it asks for enough, or may not ask."""
     note: str = ""
     """What the claim has to say of it."""
+    refused: str = ""
+    """What the claim may not ask for, by the API server's own word."""
 
 
 NO_GROWTH: Final = Growth(Stage.NONE)
@@ -179,10 +183,8 @@ def summary(seen: Observation, worker: EcoWorker, outcome: Outcome = Outcome()) 
 
 def refused(seen: Observation, shard: Shard, outcome: Outcome) -> str | None:
     """The size that the API server will not let the volume have, as the status has to remember it."""
-    asked = look(seen, seen.worker, shard).size if seen.worker is not None else ""
-    if asked and _was_refused(seen, shard, outcome):
-        return asked
-    return _refused_before(seen, shard)
+    found = look(seen, seen.worker, shard, outcome) if seen.worker is not None else NO_GROWTH
+    return found.refused or _refused_before(seen, shard)
 
 
 def classes_in_question(seen: Observation) -> set[str]:
@@ -208,11 +210,16 @@ def _ask(seen: Observation, shard: Shard, outcome: Outcome, *, wanted: str, why:
         return Growth(Stage.UNBOUND, f"asks for {wanted} once there is a volume")
     expands = seen.classes.get(claim.storage_class or "")
     is_refused = _was_refused(seen, shard, outcome) or _refused_before(seen, shard) == wanted
-    if expands is False or (expands is None and is_refused):
-        return Growth(Stage.NOT_EXPANDABLE, f"{claim.requested} instead of {wanted}: {_no_class(claim)}")
+    no = f"{claim.requested} instead of {wanted}: {_no_class(claim)}"
+    if expands is False:
+        return Growth(Stage.NOT_EXPANDABLE, no)
+    if expands is None and is_refused:
+        return Growth(Stage.NOT_EXPANDABLE, no, refused=wanted)
     kept = claim.annotations.get(contract.ANNOTATION_GROWN, "")
     grown = kept if worker.spec.wal.growth is None else f"{wanted}{_FROM}{_total(shard)}"
-    return Growth(Stage.RETRYING, why, wanted, grown)
+    # What goes by way of Argo CD is asked for when it comes to it; until then nothing has failed.
+    stage = Stage.RESIZING if delivery.is_by_argocd(worker) else Stage.RETRYING
+    return Growth(stage, why, wanted, grown)
 
 
 def _under_way(claim: ClaimState) -> Growth:
@@ -247,7 +254,7 @@ def _was_refused(seen: Observation, shard: Shard, outcome: Outcome) -> bool:
     claim = shard.claim
     if claim is None or claim.claim is None or seen.classes.get(claim.claim.storage_class or ""):
         return False
-    return f"{kinds.CLAIM.kind}/{claim.name}" in outcome.unexpandable
+    return f"{kinds.CLAIM.kind}/{claim.name}" in outcome.unexpandable or NOT_EXPANDABLE in delivery.failure(seen, shard)
 
 
 def _refused_before(seen: Observation, shard: Shard) -> str | None:
