@@ -289,6 +289,10 @@ def _plain(kind: kinds.Kind, item: dict[str, Any]) -> dict[str, Any]:
     if contract.ANNOTATION_HASH in metadata.get("annotations", {}):
         metadata["annotations"] = {**metadata["annotations"], contract.ANNOTATION_HASH: "HASH"}
     plain = {**item, "metadata": metadata}
+    if kind == kinds.CLAIM and contract.ANNOTATION_GROWN in metadata.get("annotations", {}):
+        # What the worker saw before is not known to an operator that has just started.
+        size = metadata["annotations"][contract.ANNOTATION_GROWN].partition(" from ")[0]
+        metadata["annotations"] = {**metadata["annotations"], contract.ANNOTATION_GROWN: size}
     if kind == kinds.SERVICE:
         own = {name: value for name, value in item["spec"].items() if not name.startswith("clusterIP")}
         plain["spec"] = own

@@ -142,10 +142,11 @@ def note(worker: EcoWorker, shard: Shard) -> str:
     capacity = _bytes(claim.capacity)
     if worker.spec.wal.growth is None or not _is_resizing(claim) or capacity is None:
         return kept
-    if _noted(claim)[0] == _bytes(claim.requested):
+    raised_to, seen_bytes = _noted(claim)
+    if raised_to == _bytes(claim.requested) and (seen_bytes or not _total(shard)):
         return kept
-    # Somebody else has asked for more. The worker may see it before the claim says so: no room beyond the old capacity
-    # counts as seen before.
+    # Somebody else has asked for more, or nothing had been heard of the worker when it was asked for. It may see the
+    # room before the claim says so: none beyond the old capacity counts as seen before.
     return f"{claim.requested}{_FROM}{min(_total(shard), int(capacity))}"
 
 

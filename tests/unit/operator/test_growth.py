@@ -195,6 +195,21 @@ def test_a_larger_size_in_the_spec_is_asked_for_with_or_without_a_rule() -> None
         assert told(world) == ["VolumeGrowing"]
 
 
+def test_a_size_that_was_asked_for_unheard_is_told_from_an_old_report_all_the_same(world: InMemory) -> None:
+    """As after a restart of the operator: the first report may be from before there was more room."""
+    old = world.probes.pop(SHARD)
+    world.apply_worker(wal={"size": "12Gi"})
+    world.settle()
+    world.resize(SHARD, capacity={"storage": "10Gi"})
+    world.probes[SHARD] = old
+    world.report(SHARD, volume=volume(10, 90))
+    world.settle()
+    world.resize(SHARD)
+    world.settle_events()
+    assert requested(world) == "12Gi"
+    assert verdict(world) == ("True", "NotSeen")
+
+
 def test_a_larger_size_while_it_grows_is_asked_for_at_once(world: InMemory) -> None:
     world.report(SHARD, volume=volume(10, 90))
     world.settle()
