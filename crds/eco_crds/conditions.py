@@ -28,6 +28,8 @@ class ConditionType(StrEnum):
     """Journals that were damaged, lost or left unfinished by a process that ended work again."""
     SCALE_IN_BLOCKED = "ScaleInBlocked"
     """A shard that is not wanted any more cannot go yet, and its deadline has passed; absent when none is late."""
+    STORAGE_GROWING = "StorageGrowing"
+    """A volume is being made larger, or should be and cannot; absent when none is to grow."""
     HIBERNATED = "Hibernated"
     """An annotation asks for every shard to be stopped; absent when there is none."""
     FENCED = "Fenced"
@@ -142,6 +144,49 @@ TABLE: Final = (
     ),
     _worker(_T.SCALE_IN_BLOCKED, _TRUE, "PodLeft", "The pod of such a shard is not gone yet."),
     _worker(_T.SCALE_IN_BLOCKED, _TRUE, "NodeLost", "The pod of such a shard is on a node that does not answer."),
+    _worker(_T.STORAGE_GROWING, _TRUE, "Resizing", "A volume is being made larger."),
+    _worker(
+        _T.STORAGE_GROWING,
+        _TRUE,
+        "FileSystemResizePending",
+        "A volume is larger; its file system grows on the node, with some drivers only when the pod starts anew.",
+    ),
+    _worker(
+        _T.STORAGE_GROWING,
+        _TRUE,
+        "NotSeen",
+        "A claim has grown and its worker sees no more room yet; of a volume without a size of its own it never will.",
+    ),
+    _worker(
+        _T.STORAGE_GROWING,
+        _TRUE,
+        "NotBound",
+        "A claim gets the larger size once it is bound, and not before.",
+    ),
+    _worker(
+        _T.STORAGE_GROWING,
+        _FALSE,
+        "NotExpandable",
+        "The storage class lets no volume grow. It is not tried again before the class or the spec changes.",
+    ),
+    _worker(
+        _T.STORAGE_GROWING,
+        _FALSE,
+        "MaxReached",
+        "A volume is filling up and as large as `wal.growth.max` lets it be.",
+    ),
+    _worker(
+        _T.STORAGE_GROWING,
+        _FALSE,
+        "Infeasible",
+        "The storage cannot make a volume as large as its claim asks; lower `wal.growth.max` and that request.",
+    ),
+    _worker(
+        _T.STORAGE_GROWING,
+        _FALSE,
+        "Retrying",
+        "The API server has not taken the larger size, of which a quota may be the cause; it is tried again.",
+    ),
     _worker(
         _T.HIBERNATED,
         _TRUE,

@@ -44,6 +44,8 @@ ANNOTATION_ORPHANED: Final = f"{GROUP}/orphaned-since"
 # Likewise, of a shard that is not wanted any more; and what the last job on the volume left in the journal.
 ANNOTATION_SCALED_IN: Final = f"{GROUP}/scaled-in-since"
 ANNOTATION_LEFT: Final = f"{GROUP}/left"
+# What its request for room was last raised to, and how large the worker saw the volume before that.
+ANNOTATION_GROWN: Final = f"{GROUP}/grown"
 # On the Deployment of a shard that is stopped for a recovery: what its worker said of the journal.
 ANNOTATION_RECOVERY: Final = f"{GROUP}/recovery"
 PART_OF: Final = "eco"

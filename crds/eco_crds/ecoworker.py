@@ -201,6 +201,16 @@ class ObjectStore(ApiModel):
     """Key that holds the secret access key; goes with accessKeySecretRef."""
 
 
+class Growth(ApiModel):
+    """When the operator makes a shard's volume larger by itself, and how large at most."""
+
+    at: int = Field(80, ge=50, le=95)
+    """Use of the volume, in percent, from which on its claim asks for half as much again. The next step waits until
+    the worker sees the room of the one before."""
+    max: Quantity
+    """Size beyond which no volume is made larger because it is full. Never less than size."""
+
+
 class Wal(ApiModel):
     """The journal of each shard and the volume that holds it."""
 
@@ -211,6 +221,12 @@ class Wal(ApiModel):
             " a full volume",
             field=".size",
             holds=lambda it: parse(it.size) >= parse(WAL_SIZE_MIN),
+        ),
+        Rule(
+            cel="!has(self.growth) || quantity(string(self.growth.max)).compareTo(quantity(string(self.size))) >= 0",
+            message="must not be less than size: every volume is at least that large",
+            field=".growth.max",
+            holds=lambda it: it.growth is None or parse(it.growth.max) >= parse(it.size),
         ),
     )
     transitions: ClassVar[tuple[TransitionRule, ...]] = (
@@ -236,7 +252,11 @@ class Wal(ApiModel):
     )
 
     size: Quantity = "10Gi"
-    """Size of each shard's volume. May grow where the storage class allows it, never shrink."""
+    """Size of each shard's volume. May be raised where the storage class allows it, never lowered; a volume that is
+    larger already keeps its size."""
+    growth: Growth | None = None
+    """Lets volumes grow by themselves as they fill, also while a journal is full. They do not when it is not given. The
+    storage class has to allow it."""
     storage_class: ObjectName | None = None
     """Storage class of the volumes; the cluster's default class when not given. Cannot be changed."""
     access_mode: AccessMode = AccessMode.ONE_POD

@@ -116,6 +116,10 @@ class ShardStatus(StatusModel):
     """Results and messages that were given up for now; they are kept and can be tried again."""
     disk_percent: int | None = Field(None, ge=0, le=100)
     """Use of the volume."""
+    volume_size: str | None = Field(None, max_length=32)
+    """Size of the volume, as its claim has it; larger than asked where it has grown or was larger before."""
+    growth_refused: str | None = Field(None, max_length=32)
+    """Size that the API server will not let the volume grow to. It is asked again after a change of the spec."""
     last_recovery_time: Timestamp | None = None
     """When a worker last started with unfinished tasks in its journal."""
     recovered: int | None = Field(None, ge=0, json_schema_extra={"format": "int64"})

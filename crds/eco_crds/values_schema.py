@@ -66,6 +66,7 @@ _IN_TEMPLATE: Final = frozenset(
         (EcoWorkerSpec, ".maxUnfinished"),
         (EcoWorkerSpec, ".concurrency"),
         (WalSpec, ".size"),
+        (WalSpec, ".growth.max"),
     },
 )
 
@@ -119,6 +120,7 @@ def _shards() -> Node:
             "replicas": {"type": "integer", "minimum": 0, "maximum": 1},
             "image": _IMAGE,
             "size": _QUANTITY,
+            "grown": {"type": "string", "maxLength": 256},
             "recovery": {"type": "string", "maxLength": 256},
             "journalUuid": {"type": "string", "pattern": f"^$|{UUID_PATTERN}"},
         },

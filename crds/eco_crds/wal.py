@@ -81,6 +81,11 @@ class WalVolume(BaseModel):
     database_bytes: int = Field(0, ge=0)
     wal_bytes: int = Field(0, ge=0)
 
+    @property
+    def used_percent(self) -> int:
+        """Use of the volume in whole percent, rounded down; 0 for a volume without a size."""
+        return min(100, self.used_bytes * 100 // max(1, self.total_bytes))
+
 
 class WalReport(BaseModel):
     """Everything the operator may know of one journal."""

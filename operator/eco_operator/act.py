@@ -39,6 +39,7 @@ class Workers(Protocol):
 class _Tally:
     foreign: list[str] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
+    unexpandable: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     applied: list[str] = field(default_factory=list)
     commanded: list[str] = field(default_factory=list)
@@ -59,7 +60,8 @@ class Acted:
     @property
     def is_troubled(self) -> bool:
         """Whether something stood in the way, so that going on at once would only meet it again."""
-        return bool(self.outcome.foreign or self.outcome.rejected or self.outcome.failed)
+        outcome = self.outcome
+        return bool(outcome.foreign or outcome.rejected or outcome.unexpandable or outcome.failed)
 
 
 @dataclass(slots=True)
@@ -85,7 +87,7 @@ class Actor:
                 if isinstance(error, errors.DeniedError) and error.is_namespace_going:
                     # Everything of ours in there goes by itself; trying would only be noise.
                     break
-                self._note(error, step, tally)
+                await self._note(error, step, tally)
             except errors.CommandError as error:
                 tally.failed.append(str(error)[:512])
             else:
@@ -93,6 +95,7 @@ class Actor:
         outcome = Outcome(
             foreign=tuple(tally.foreign),
             rejected=tuple(tally.rejected),
+            unexpandable=tuple(tally.unexpandable),
             failed=tuple(tally.failed),
             applied=tuple(tally.applied),
             commanded=tuple(tally.commanded),
@@ -224,9 +227,13 @@ class Actor:
         except errors.ApiError as error:
             logger.warning("event not posted", reason=announce.reason, error=str(error))
 
-    def _note(self, error: errors.ApiError, step: Step, tally: _Tally) -> None:
+    async def _note(self, error: errors.ApiError, step: Step, tally: _Tally) -> None:
         if isinstance(step, Apply):
             tally.missing.add(_name(step.desired))
+            if isinstance(error, errors.DeniedError) and error.is_not_expandable:
+                tally.unexpandable.append(_name(step.desired))
+                await self._announce(step.refused)
+                return
         if isinstance(error, errors.TransientError) and error.retry_after_s is not None:
             tally.retry_after_s = max(tally.retry_after_s or 0.0, error.retry_after_s)
         target = tally.rejected if isinstance(error, errors.RejectedError) else tally.failed

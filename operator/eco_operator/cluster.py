@@ -79,8 +79,8 @@ class Cluster:
     ) -> None:
         await self._client.close()  # type: ignore[no-untyped-call]  # no annotations in the client
 
-    async def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
-        """One object; raises `NotFoundError`."""
+    async def get(self, kind: Kind, namespace: str | None, name: str) -> dict[str, Any]:
+        """One object, of no namespace where its kind has none; raises `NotFoundError`."""
         return await self._request("get", kind, kind.path(namespace, name))
 
     async def list(

@@ -7,6 +7,8 @@ the queue with a back-off; the others need somebody to change something, and the
 from typing import Final
 
 RETRY_AFTER_S_MAX: Final = 300.0
+NOT_EXPANDABLE: Final = "the storageclass that provisions the pvc must support resize"
+"""How the API server refuses a claim that may not grow. Its admission plugin answers 403, as a missing right does."""
 
 
 class OperatorError(Exception):
@@ -56,12 +58,17 @@ class ExpiredError(ApiError):
 
 
 class DeniedError(ApiError):
-    """401 or 403: a right is missing, a quota is used up, or the namespace is being deleted."""
+    """401 or 403: a right is missing, a quota is used up, a claim may not grow, or the namespace is being deleted."""
 
     @property
     def is_namespace_going(self) -> bool:
         """Whether the refusal only says that the namespace is being deleted."""
         return "is being terminated" in self.message or "NamespaceTerminating" in self.message
+
+    @property
+    def is_not_expandable(self) -> bool:
+        """Whether a claim may not grow, its class being what it is: the same request would be refused for ever."""
+        return NOT_EXPANDABLE in self.message
 
 
 class RejectedError(ApiError):

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from prometheus_client.metrics_core import GaugeMetricFamily
 
+from eco_crds.quantity import parse
 from eco_operator import kinds
 from eco_operator.cache import Owned
 
@@ -37,6 +38,9 @@ def _of_workers(listed: list[Owned]) -> Iterator[GaugeMetricFamily]:
     wal = _family(
         "eco_shard_wal", "Health of a shard's journal; 1 for the present state.", (*_OBJECT, "shard", "state")
     )
+    shard_labels = (*_OBJECT, "shard")
+    used = _family("eco_shard_volume_used_ratio", "Use of a shard's volume, true to two hundredths.", shard_labels)
+    size = _family("eco_shard_volume_size_bytes", "Size of a shard's volume as its claim has it.", shard_labels)
     for it in listed:
         labels = [it.key.namespace, it.key.name]
         status = _status(it)
@@ -47,8 +51,11 @@ def _of_workers(listed: list[Owned]) -> Iterator[GaugeMetricFamily]:
         _add_moment(oldest, labels, status.get("oldestPendingTime"))
         _add_moment(recovery, labels, status.get("lastRecoveryTime"))
         for shard in status.get("shards") or ():
-            wal.add_metric([*labels, str(shard.get("name", "")), str(shard.get("wal", "Unknown"))], 1.0)
-    yield from (conditions, current, wanted, ready, oldest, recovery, wal)
+            named = [*labels, str(shard.get("name", ""))]
+            wal.add_metric([*named, str(shard.get("wal", "Unknown"))], 1.0)
+            _add_number(used, named, shard.get("diskPercent"), per=100)
+            _add_amount(size, named, shard.get("volumeSize"))
+    yield from (conditions, current, wanted, ready, oldest, recovery, wal, used, size)
 
 
 def _of_syncs(listed: list[Owned]) -> Iterator[GaugeMetricFamily]:
@@ -77,10 +84,17 @@ def _add_conditions(family: GaugeMetricFamily, labels: list[str], status: Mappin
         family.add_metric([*labels, str(it.get("type")), str(it.get("status")), str(it.get("reason"))], 1.0)
 
 
-def _add_number(family: GaugeMetricFamily, labels: list[str], value: object) -> None:
+def _add_number(family: GaugeMetricFamily, labels: list[str], value: object, *, per: int = 1) -> None:
     # A spec that is refused may hold anything.
     if isinstance(value, int) and not isinstance(value, bool):
-        family.add_metric(labels, float(value))
+        family.add_metric(labels, value / per)
+
+
+def _add_amount(family: GaugeMetricFamily, labels: list[str], written: object) -> None:
+    try:
+        family.add_metric(labels, float(parse(str(written))))
+    except ValueError:
+        return
 
 
 def _add_moment(family: GaugeMetricFamily, labels: list[str], written: object) -> None:

@@ -8,7 +8,7 @@ from eco_crds import contract
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One resource of the API server; all of ours are namespaced."""
+    """One resource of the API server; all but storage classes are namespaced."""
 
     api_version: str
     kind: str
@@ -48,6 +48,7 @@ JOB: Final = Kind("batch/v1", "Job", "jobs")
 POD: Final = Kind("v1", "Pod", "pods")
 EVENT: Final = Kind("v1", "Event", "events")
 LEASE: Final = Kind("coordination.k8s.io/v1", "Lease", "leases")
+STORAGE_CLASS: Final = Kind("storage.k8s.io/v1", "StorageClass", "storageclasses")
 
 APPLICATION: Final = Kind("argoproj.io/v1alpha1", "Application", "applications")
 """Argo CD's. Not watched: the kind may be missing, and it lies in a namespace that nothing else of ours is in."""

@@ -25,13 +25,14 @@ from eco_operator.cluster import Cluster
 from eco_operator.kinds import Kind
 from eco_operator.probes import Prober
 from eco_operator.queue import KeyQueue
-from eco_operator.reconcile import ecoworker, ecoworker_status, kept_claims, walsync
+from eco_operator.reconcile import ecoworker, ecoworker_status, growth, kept_claims, walsync
 from eco_operator.reconcile.findings import Urgency
 from eco_operator.reconcile.observation import Observation, Policy, Shard, observe
 from eco_operator.reconcile.plan import Outcome
 from eco_operator.resources.application import Source
 from eco_operator.settings import Settings
 from eco_operator.shards import Probe, ShardKey, Target
+from eco_operator.storage_classes import StorageClasses
 
 logger = structlog.get_logger(__name__)
 
@@ -68,6 +69,7 @@ class Loop:
     queue: KeyQueue[Key] = field(init=False)
     prober: Prober = field(init=False)
     _actor: Actor = field(init=False)
+    _classes: StorageClasses = field(init=False)
     _policy: Policy = field(init=False)
     _status_at: dict[Key, float] = field(default_factory=dict)
     _listed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -88,6 +90,9 @@ class Loop:
             interval_s=settings.probe_interval_s,
             timeout_s=settings.probe_timeout_s,
             concurrency=settings.probe_concurrency,
+        )
+        self._classes = StorageClasses(
+            self.cluster, may_look=settings.is_cluster_wide, keep_s=settings.resync_interval_s / 2
         )
         self._actor = Actor(self.cluster, self.cache, settings.identity, self.prober)
         self._policy = Policy(
@@ -278,6 +283,9 @@ class Loop:
         acted, look_again_s = Acted(Outcome(), 0, None), None
         for number in range(ROUNDS_MAX):
             seen = self._observe(key)
+            if unknown := self._classes.unknown(growth.classes_in_question(seen)):
+                await self._classes.look(unknown)
+                seen = self._observe(key)
             plan = ecoworker.decide(seen)
             if seen.owned is None and plan.steps and not number:
                 # What is about to be said of the journals people may act on. Their pods answer while they drain.
@@ -337,6 +345,7 @@ class Loop:
             policy=self._policy,
             now=self._second(),
             is_settling=self._is_settling(),
+            classes=self._classes.known,
         )
 
     def _look_again(self, key: Key, seen: Observation, after_s: float | None, *, has_foreign: bool) -> None:

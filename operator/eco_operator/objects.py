@@ -95,6 +95,17 @@ class ClaimState:
     storage_class: str | None
     access_modes: tuple[str, ...]
     annotations: Mapping[str, str]
+    resize: str = ""
+    """How far a volume is that is being made larger, in the words of the claim's conditions; empty when none is."""
+    resize_error: str = ""
+    """What the storage said to the size that the claim asks for."""
+    is_infeasible: bool = False
+    """Whether the storage has given up making the volume that large."""
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether there is a volume."""
+        return self.phase == "Bound"
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +335,8 @@ def _deployment(body: Mapping[str, Any]) -> DeploymentState:
 def _claim(body: Mapping[str, Any]) -> ClaimState:
     spec, status = body["spec"], body.get("status") or {}
     annotations = body["metadata"].get("annotations") or {}
+    conditions = {entry["type"]: entry for entry in status.get("conditions") or () if entry.get("status") == "True"}
+    error = conditions.get("ControllerResizeError") or conditions.get("NodeResizeError") or {}
     return ClaimState(
         phase=status.get("phase", ""),
         requested=str(spec.get("resources", {}).get("requests", {}).get("storage", "")),
@@ -331,6 +344,9 @@ def _claim(body: Mapping[str, Any]) -> ClaimState:
         storage_class=spec.get("storageClassName"),
         access_modes=tuple(spec.get("accessModes") or ()),
         annotations={name: value for name, value in annotations.items() if name.startswith(contract.GROUP)},
+        resize=next((name for name in ("FileSystemResizePending", "Resizing") if name in conditions), ""),
+        resize_error=str(error.get("message", ""))[:512],
+        is_infeasible=str((status.get("allocatedResourceStatuses") or {}).get("storage", "")).endswith("Infeasible"),
     )
 
 

@@ -241,9 +241,9 @@ def _fingerprint(report: WalReport) -> object:
         None if age is None else age // AGE_STEP_S
         for age in (ages.oldest_due_s, ages.oldest_running_s, ages.oldest_unsynced_s, ages.last_progress_s)
     )
-    percent = report.volume.used_bytes * 100 // max(1, report.volume.total_bytes)
     changing = {"ages": True, "volume": True, "last_sync_s": True}
-    return stepped, percent, report.model_dump_json(exclude=changing)
+    volume = (report.volume.used_percent, report.volume.total_bytes)
+    return stepped, volume, report.model_dump_json(exclude=changing)
 
 
 def _host(target: Target) -> str:

@@ -94,6 +94,7 @@ def test_rights_are_those_of_the_kinds_that_the_operator_watches_and_writes(rend
     removed = (kinds.DEPLOYMENT, kinds.CONFIG_MAP, kinds.REVISION, kinds.JOB, kinds.CLAIM)
     expected |= {(kind.group, kind.plural, "delete") for kind in removed}
     expected |= {(kinds.EVENT.group, kinds.EVENT.plural, "create")}
+    expected |= {(kinds.STORAGE_CLASS.group, kinds.STORAGE_CLASS.plural, "get")}
     assert set(grants(role["rules"])) == expected
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.prove.rights import chart_roles
+from tests.prove.rights import CLUSTER_ONLY, chart_roles
 from tests.support import rights
 from tests.support.rights import Call, Role
 
@@ -82,6 +82,8 @@ def test_what_several_servers_have_kept_comes_back_whole(tmp_path: Path) -> None
     assert rights.kept(file) == {(PATCH, "storage-0"), (Call("apps", "deployments", "list"), "")}
 
 
-def test_both_modes_of_the_chart_give_the_same_rights() -> None:
-    assert chart_roles() == chart_roles("--set", "namespaces={one}")
-    assert Role(Call("coordination.k8s.io", "leases", "update"), "eco-operator") in chart_roles()
+def test_both_modes_of_the_chart_give_the_same_rights_but_on_what_is_in_no_namespace() -> None:
+    everywhere, listed = chart_roles(), chart_roles("--set", "namespaces={one}")
+    assert everywhere - listed == CLUSTER_ONLY
+    assert listed < everywhere
+    assert Role(Call("coordination.k8s.io", "leases", "update"), "eco-operator") in listed

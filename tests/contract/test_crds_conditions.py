@@ -8,6 +8,7 @@ import pytest
 
 from eco_crds.conditions import TABLE, ConditionType, Entry
 from eco_crds.ecoworker_status import WalState
+from eco_operator.reconcile import growth
 from eco_operator.reconcile.recovery import Stage
 from eco_operator.reconcile.scale_in import Hold
 from eco_operator.reconcile.walsync import State
@@ -21,7 +22,12 @@ KINDS = {
     "walsync.py": "WalSync",
 }
 # Reasons that the code computes, by condition: each of these has to be in the table.
-COMPUTED = {ConditionType.RECOVERED: Stage, ConditionType.SCALE_IN_BLOCKED: Hold, ConditionType.WAL_HEALTHY: WalState}
+COMPUTED = {
+    ConditionType.RECOVERED: Stage,
+    ConditionType.SCALE_IN_BLOCKED: Hold,
+    ConditionType.STORAGE_GROWING: growth.Stage,
+    ConditionType.WAL_HEALTHY: WalState,
+}
 
 
 def findings(module: str) -> Iterator[tuple[str, set[str], set[str]]]:

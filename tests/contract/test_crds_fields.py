@@ -30,6 +30,8 @@ DECIDED_ON = {
     "spec.delivery",
     "spec.wal.stallAfterSeconds",
     "spec.wal.maxLagSeconds",
+    "spec.wal.growth.at",
+    "spec.wal.growth.max",
     "spec.databases[0].name",
 }
 # The one value there is so far.

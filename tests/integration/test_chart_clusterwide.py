@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import yaml
@@ -91,3 +91,33 @@ async def test_ecoworkers_of_two_namespaces_come_up_and_no_request_is_refused(
         log = made[0].operator.log.read_text()
     assert "storage" in log
     assert not [line for line in log.splitlines() if REFUSED.search(line)]
+
+
+async def test_a_class_is_looked_at_before_anything_is_asked_of_it_and_again_when_it_has_changed(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about: dict[str, Any] = {"apiVersion": kinds.STORAGE_CLASS.api_version, "kind": kinds.STORAGE_CLASS.kind}
+    about |= {"metadata": {"name": "rigid"}, "provisioner": "stand-in.example", "allowVolumeExpansion": False}
+    kubectl(server, "apply", "-f", "-", given=about)
+    document = example(replicas=1)
+    document["spec"]["wal"] = {"size": "10Gi", "storageClass": "rigid", "growth": {"max": "20Gi"}}
+    async with worlds(server, tmp_path, monkeypatch) as (world, _):
+        world.kubectl("delete", "pvc", "--all", "--wait=false")  # those that another test has left
+        world.kubectl("apply", "-f", "-", given=document)
+        await world.until_ready()
+        await world.until_condition("StorageGrowing", "False", "NotExpandable")
+        world.fleet.workers["storage-0"].fills(90)
+
+        async def is_full() -> bool:
+            return "90" in (await world.worker())["status"]["summary"]["disk"]
+
+        await until("the status has the use", is_full, within_s=15)
+        assert not [line for line in world.operator.log.read_text().splitlines() if REFUSED.search(line)]
+        kubectl(server, "apply", "-f", "-", given={**about, "allowVolumeExpansion": True})
+
+        async def has_grown() -> bool:
+            return bool((await world.worker())["status"]["shards"][0].get("volumeSize") == "15Gi")
+
+        await until("the volume has grown", has_grown, within_s=20)
+        told = [reason for reason, _ in await world.events() if reason.startswith("Volume")]
+        assert sorted(told) == ["VolumeGrowing", "VolumeGrown", "VolumeNotExpandable"]

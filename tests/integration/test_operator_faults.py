@@ -17,7 +17,7 @@ from tests.support.operator_world import environment_with, server_with_kinds
 pytestmark = pytest.mark.cluster
 
 APPLY = [it for it in SCENARIOS if it.name == "apply"]
-SAMPLE = [it for it in SCENARIOS if it.name in {"apply", "scale-in", "recovery"}]
+SAMPLE = [it for it in SCENARIOS if it.name in {"apply", "scale-in", "growth", "recovery"}]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ async def test_a_crash_or_a_bad_answer_changes_nothing_of_the_end(server: ApiSer
     async with rig(server, tmp_path) as made:
         await made.learn(SAMPLE)
         crashed = await crash_points(made, 5, SAMPLE)
-        assert [it.scenario for it in crashed] == ["apply", "scale-in", "recovery"]
+        assert [it.scenario for it in crashed] == ["apply", "scale-in", "growth", "recovery"]
         faulty = [
             verdict
             for fault in (Fault.CONFLICT, Fault.LOST_ANSWER)

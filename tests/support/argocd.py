@@ -90,7 +90,8 @@ def rendered(values: dict[str, Any]) -> list[dict[str, Any]]:
         found.append(sync_config.build(worker, settings=settings))
     for shard in values["shards"]:
         index, uuid = shard["index"], shard.get("journalUuid", "")
-        found.append(claim.build(worker, index, image=shard["image"], journal_uuid=uuid, present_size=shard["size"]))
+        sized = {"size": shard["size"], "grown": shard.get("grown", "")}
+        found.append(claim.build(worker, index, image=shard["image"], journal_uuid=uuid, **sized))
         found.append(
             deployment.build(
                 worker,

@@ -17,7 +17,7 @@ from eco_operator.cluster import Cluster
 from tests.support.apiserver import ApiServer
 from tests.support.fault_scenarios import SCENARIOS, Place, Scenario, Snapshot, places
 from tests.support.faulty_api import Fault, FaultyApi, faulty_api, kubeconfig_through
-from tests.support.operator_world import environment_with, example, operator_program
+from tests.support.operator_world import environment_with, operator_program
 from tests.support.processes import Program
 from tests.support.waiting import until
 
@@ -140,13 +140,13 @@ class Rig:
 
     async def _bases(self, scenarios: Sequence[Scenario], made: dict[str, Place]) -> None:
         self.api.begin()
-        based = [made[scenario.name] for scenario in scenarios if scenario.needs_base]
-        for place in based:
-            await place.create(example())
-        for place in based:
+        based = {scenario: made[scenario.name] for scenario in scenarios if scenario.needs_base}
+        for scenario, place in based.items():
+            await place.create(scenario.document())
+        for place in based.values():
             await until(f"{place.namespace} is ready", place.is_ready, within_s=BASE_WITHIN_S)
         await self.until_settled()
-        for place in based:
+        for place in based.values():
             await place.snapshot()  # What is there now must still be there at the end.
 
     async def _play(self, scenario: Scenario, place: Place, fault: str) -> Verdict:

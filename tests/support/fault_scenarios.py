@@ -1,4 +1,4 @@
-"""Five stretches of an EcoWorker's life, each with what is done, when it is over, and what must be there then.
+"""Six stretches of an EcoWorker's life, each with what is done, when it is over, and what must be there then.
 
 Each runs in a namespace of its own. The end is a snapshot of everything in there without what differs from run to run
 (uids, versions, times); a run under faults must come to the very snapshot that a run without them came to.
@@ -27,6 +27,8 @@ NAME: Final = "storage"
 LONG_AGO: Final = "2020-01-01T00:00:00Z"
 EDIT_ATTEMPTS_MAX: Final = 20
 END_WITHIN_S: Final = 60.0
+ELASTIC: Final = "elastic"
+GROWN: Final = "15Gi"
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _VOLATILE: Final = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "deletionTimestamp")
 _COMPARED: Final = (
@@ -109,6 +111,13 @@ class Place:
         """Whether a claim carries word of what is left in its journal."""
         return contract.ANNOTATION_LEFT in await self._annotations(claim)
 
+    async def size(self, claim: str) -> str:
+        """How large the volume of a claim is; empty when there is none."""
+        with contextlib.suppress(errors.NotFoundError):
+            found = await self.cluster.get(kinds.CLAIM, self.namespace, claim)
+            return str(found.get("status", {}).get("capacity", {}).get("storage", ""))
+        return ""
+
     async def _annotations(self, claim: str) -> dict[str, str]:
         with contextlib.suppress(errors.NotFoundError):
             found = await self.cluster.get(kinds.CLAIM, self.namespace, claim)
@@ -163,6 +172,8 @@ class Scenario:
     is_over: Callable[[Place], Awaitable[bool]]
     needs_base: bool = True
     """Begins with an EcoWorker that is ready."""
+    document: Callable[[], dict[str, Any]] = example
+    """That EcoWorker."""
 
 
 async def _apply(place: Place) -> None:
@@ -179,6 +190,27 @@ async def _scale_in(place: Place) -> None:
 
 async def _is_scaled_in(place: Place) -> bool:
     return await place.is_ready() and await place.left("wal-storage-1")
+
+
+def _elastic() -> dict[str, Any]:
+    """An EcoWorker whose volumes may grow."""
+    return example(wal={"size": "10Gi", "storageClass": ELASTIC, "growth": {"max": "40Gi"}})
+
+
+async def _growth(place: Place) -> None:
+    """One volume fills up, the spec asks for a larger size of both a moment later."""
+    place.fleet.workers["storage-0"].fills(90)
+
+    async def has_grown() -> bool:
+        return await place.size("wal-storage-0") == GROWN
+
+    await until("the volume has grown", has_grown, within_s=END_WITHIN_S)
+    await place.edit(kinds.ECO_WORKER, NAME, lambda found: found["spec"]["wal"].update(size="12Gi"))
+
+
+async def _is_grown(place: Place) -> bool:
+    sizes = [await place.size(claim) for claim in ("wal-storage-0", "wal-storage-1")]
+    return sizes == [GROWN, "12Gi"] and await place.is_ready() and await place.condition("StorageGrowing") == ("", "")
 
 
 async def _recovery(place: Place) -> None:
@@ -214,6 +246,7 @@ SCENARIOS: Final = (
     Scenario("apply", _apply, Place.is_ready, needs_base=False),
     Scenario("roll", _roll, Place.is_ready),
     Scenario("scale-in", _scale_in, _is_scaled_in),
+    Scenario("growth", _growth, _is_grown, document=_elastic),
     Scenario("recovery", _recovery, _is_recovered),
     Scenario("delete", _delete, _is_deleted),
 )
@@ -225,6 +258,9 @@ async def places(
 ) -> AsyncIterator[dict[str, Place]]:
     """A namespace with its fleet for each scenario; emptied afterwards."""
     made: dict[str, Place] = {}
+    expands = {"provisioner": "stand-in.example", "allowVolumeExpansion": True, "metadata": {"name": ELASTIC}}
+    about = {"apiVersion": kinds.STORAGE_CLASS.api_version, "kind": kinds.STORAGE_CLASS.kind}
+    await asyncio.to_thread(kubectl, server, "apply", "-f", "-", given={**about, **expands})
     async with AsyncExitStack() as stack:
         for scenario in scenarios:
             namespace = f"{scenario.name}-{run}"
@@ -253,6 +289,10 @@ def _plain(kind: kinds.Kind, item: dict[str, Any]) -> dict[str, Any]:
     if contract.ANNOTATION_HASH in metadata.get("annotations", {}):
         metadata["annotations"] = {**metadata["annotations"], contract.ANNOTATION_HASH: "HASH"}
     plain = {**item, "metadata": metadata}
+    if kind == kinds.CLAIM and contract.ANNOTATION_GROWN in metadata.get("annotations", {}):
+        # What the worker saw before is not known to an operator that has just started.
+        size = metadata["annotations"][contract.ANNOTATION_GROWN].partition(" from ")[0]
+        metadata["annotations"] = {**metadata["annotations"], contract.ANNOTATION_GROWN: size}
     if kind == kinds.SERVICE:
         own = {name: value for name, value in item["spec"].items() if not name.startswith("clusterIP")}
         plain["spec"] = own

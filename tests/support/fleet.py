@@ -21,6 +21,7 @@ from aiohttp import web
 
 from eco_crds import contract
 from eco_crds.jobs import JobName, JobReport
+from eco_crds.quantity import parse
 from eco_crds.wal import JournalMode, WalCounts, WalReport, WalVolume
 from eco_operator import errors, kinds
 from eco_operator.cluster import Cluster
@@ -68,6 +69,11 @@ class Worker:
         if self.runner is not None:
             await self.runner.cleanup()
 
+    def fills(self, percent: int) -> None:
+        """Have so much of the volume used."""
+        total = self.report.volume.total_bytes
+        self.says(volume=self.report.volume.model_copy(update={"used_bytes": -(-total * percent // 100)}))
+
     def says(self, **changes: Any) -> None:
         """Change the report."""
         self.report = self.report.model_copy(update=changes)
@@ -110,6 +116,8 @@ class Fleet:
     """How the job of that name ends; one that is not here ends well and leaves an empty journal."""
     holds_jobs: bool = False
     """Jobs run and do not end."""
+    holds_volumes: bool = False
+    """Volumes that are to be made larger stay as they are."""
     jobs_run: list[str] = field(default_factory=list)
     last_error: str = ""
 
@@ -158,9 +166,22 @@ class Fleet:
                     path = kinds.CLAIM.path(self.namespace, metadata["name"])
                     free = {**claim, "metadata": {**metadata, "finalizers": []}}
                     await self.cluster._request("replace", kinds.CLAIM, path, body=free)
-            elif (claim.get("status") or {}).get("phase") != "Bound":
-                path = kinds.CLAIM.path(self.namespace, metadata["name"], "status")
-                await self.cluster._request("replace", kinds.CLAIM, path, body={**claim, "status": {"phase": "Bound"}})
+            else:
+                await self._make_room(claim)
+
+    async def _make_room(self, claim: dict[str, Any]) -> None:
+        """Bind a claim, and give it what it asks for; its worker sees the room as soon as there is any."""
+        status = claim.get("status") or {}
+        wanted = {"phase": "Bound", "capacity": {"storage": claim["spec"]["resources"]["requests"]["storage"]}}
+        is_bound = status.get("phase") == "Bound"
+        if (is_bound and self.holds_volumes) or status.items() >= wanted.items():
+            return
+        metadata = claim["metadata"]
+        path = kinds.CLAIM.path(self.namespace, metadata["name"], "status")
+        await self.cluster._request("replace", kinds.CLAIM, path, body={**claim, "status": {**status, **wanted}})
+        worker = self.workers.get(metadata["labels"][contract.LABEL_SHARD])
+        if worker is not None and is_bound:
+            worker.says(volume=worker.report.volume.model_copy(update={"total_bytes": _room(claim)}))
 
     async def _work_off_jobs(self, pods: list[dict[str, Any]]) -> None:
         """Make a pod for each job, let it end, and remove the pods of jobs that are gone."""
@@ -244,7 +265,10 @@ class Fleet:
         worker = self.workers.get(name)
         if worker is None:
             worker = Worker(name, ip, WalReport(shard=name, journal_uuid=uuid_of(name), mode=JournalMode.NORMAL))
-            worker.says(volume=WalVolume(total_bytes=100, used_bytes=10), incarnation=f"boot:{number}", consuming=True)
+            claim = await self.cluster.get(kinds.CLAIM, self.namespace, f"wal-{name}")
+            volume = WalVolume(total_bytes=_room(claim))
+            worker.says(volume=volume, incarnation=f"boot:{number}", consuming=True)
+            worker.fills(10)
             worker.token = base64.b64decode(found["data"][contract.TOKEN_KEY]).decode()
             await worker.start()
             self.workers[name] = worker
@@ -303,6 +327,11 @@ async def fleet(cluster: Cluster, namespace: str) -> AsyncIterator[Fleet]:
             await running
         for worker in made.workers.values():
             await worker.stop()
+
+
+def _room(claim: dict[str, Any]) -> int:
+    """What a file system leaves of the volume of a claim, in bytes."""
+    return int(parse(claim["spec"]["resources"]["requests"]["storage"]) * 95 / 100)
 
 
 def _component(item: dict[str, Any]) -> str:

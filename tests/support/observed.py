@@ -64,6 +64,7 @@ class InMemory:
     now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     policy: Policy = POLICY
     is_settling: bool = False
+    classes: dict[str, bool] = field(default_factory=dict)
     told: list[Announce] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     bodies: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
@@ -105,6 +106,7 @@ class InMemory:
             policy=self.policy,
             now=self.now,
             is_settling=self.is_settling,
+            classes=self.classes,
         )
 
     def plan(self) -> Plan:
@@ -140,6 +142,15 @@ class InMemory:
                 return number
         raise AssertionError(f"not settled after {rounds_max} rounds: {self.plan().steps[0]}")
 
+    def settle_events(self) -> None:
+        """Act until nothing but telling is left, and write the verdict, by which nothing is told twice."""
+        for _ in range(5):
+            steps = self.act().steps
+            self.conclude()
+            if not steps:
+                return
+        raise AssertionError(f"not settled: {self.plan().steps[0]}")
+
     def conclude(self, outcome: Outcome = Outcome()) -> EcoWorkerStatus:  # noqa: B008  # frozen
         """The verdict, written into the object as it would be."""
         seen = self.observe()
@@ -168,9 +179,19 @@ class InMemory:
         deployment = self.bodies[(kinds.DEPLOYMENT.kind, name)]
         status = {"readyReplicas": 1, "updatedReplicas": 1, "observedGeneration": 1}
         self.put(kinds.DEPLOYMENT, merge(deployment, {"status": status}))
-        claim = self.bodies[(kinds.CLAIM.kind, f"wal-{name}")]
-        self.put(kinds.CLAIM, merge(claim, {"status": {"phase": "Bound"}}))
+        if not self.claim(name).get("status"):
+            self.resize(name)
         self.report(name, **report)
+
+    def claim(self, shard: str) -> dict[str, Any]:
+        """The claim of a shard as it is."""
+        return self.bodies[(kinds.CLAIM.kind, f"wal-{shard}")]
+
+    def resize(self, shard: str, **status: Any) -> None:
+        """The claim is bound to a volume that is as large as it asks; `status` says otherwise."""
+        body = self.claim(shard)
+        now = {"phase": "Bound", "capacity": dict(body["spec"]["resources"]["requests"]), **status}
+        self.put(kinds.CLAIM, {**body, "status": now})
 
     def stop_shard(self, name: str) -> None:
         """Its pod object is gone, as after its Deployment was deleted or went to none."""

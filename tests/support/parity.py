@@ -88,7 +88,8 @@ class Case:
             index: int = shard["index"]
             image = shard.get("image") or model.spec.image or DEFAULT_IMAGE
             uuid = shard.get("journalUuid", "")
-            built.append(claim.build(model, index, image=image, journal_uuid=uuid, present_size=shard.get("size")))
+            sized = {"size": shard.get("size"), "grown": shard.get("grown", "")}
+            built.append(claim.build(model, index, image=image, journal_uuid=uuid, **sized))
             replicas, recovery = shard.get("replicas", 1), shard.get("recovery", "")
             built.append(deployment.build(model, index, image=image, replicas=replicas, recovery=recovery))
             if uuid:

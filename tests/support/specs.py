@@ -102,6 +102,13 @@ def _both_keys(store: Document) -> Document:
     return {key: part for key, part in store.items() if key not in pair}
 
 
+def _within(wal: Document) -> Document:
+    size, growth = wal.get("size", "10Gi"), wal.get("growth")
+    if growth is not None and parse(growth["max"]) < parse(size):
+        return {**wal, "growth": {**growth, "max": size}}
+    return wal
+
+
 def _whole(spec: Document) -> Document:
     if spec.get("maxUnfinished", 10**6) < spec.get("concurrency", 4):
         spec["maxUnfinished"] = spec.get("concurrency", 4)
@@ -113,12 +120,13 @@ def _whole(spec: Document) -> Document:
 _SPECIAL: Final[dict[str, SearchStrategy[Any]]] = {
     "spec.replicas": st.integers(0, REPLICAS_MAX),
     "spec.wal.size": SIZES,
+    "spec.wal.growth.max": SIZES,
     "spec.env[].name": st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,16}", fullmatch=True).filter(
         lambda name: name not in RESERVED_ENV
     ),
 }
 # What rules between fields demand; a filter would throw nearly everything away.
-_REPAIRS: Final = {"spec": _whole, "spec.env[]": _one_source, "spec.objectStore": _both_keys}
+_REPAIRS: Final = {"spec": _whole, "spec.env[]": _one_source, "spec.wal": _within, "spec.objectStore": _both_keys}
 
 
 def _is_valid(worker: Document) -> bool:
@@ -154,6 +162,7 @@ def shard_states(draw: st.DrawFn, worker: Document) -> list[Document] | None:
         "replicas": st.integers(0, 1),
         "image": st.from_regex(r"[a-z]{1,8}/[a-z]{1,8}@sha256:[0-9a-f]{64}", fullmatch=True),
         "size": SIZES.map(str).filter(lambda size: parse(size) > smallest),
+        "grown": st.sampled_from(["", "15Gi from 10200547328"]),
         "recovery": st.sampled_from(["", "Corrupt", "Lost 2026-01-01T00:00:00Z"]),
         "journalUuid": UUIDS,
     }

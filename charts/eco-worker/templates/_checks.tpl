@@ -11,7 +11,15 @@
 {{- if and (eq ($spec.wal.ackPolicy | default "Journaled") "Completed") (gt (len $spec.queues) (int $spec.concurrency)) -}}
 {{- fail "spec.concurrency: must not be less than the number of spec.queues with spec.wal.ackPolicy Completed: each queue needs a slot" -}}
 {{- end -}}
-{{- include "eco-worker.checkSize" (list "spec.wal.size" $spec.wal.size) -}}
+{{- $size := include "eco-worker.bytes" $spec.wal.size | float64 -}}
+{{- if lt $size 67108864.0 -}}
+{{- fail "spec.wal.size: must be at least 64Mi: the journal keeps a reserve to finish running work on a full volume" -}}
+{{- end -}}
+{{- with $spec.wal.growth -}}
+{{- if lt (include "eco-worker.bytes" .max | float64) $size -}}
+{{- fail "spec.wal.growth.max: must not be less than spec.wal.size: every volume is at least that large" -}}
+{{- end -}}
+{{- end -}}
 {{- include "eco-worker.checkUnique" (list "spec.env" $spec.env "name") -}}
 {{- include "eco-worker.checkUnique" (list "spec.databases" $spec.databases "name") -}}
 {{- include "eco-worker.checkUnique" (list "spec.imagePullSecrets" $spec.imagePullSecrets "name") -}}
@@ -41,13 +49,11 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Takes (path, quantity). A journal needs 64Mi, so that it can finish running work on a full volume. */}}
-{{- define "eco-worker.checkSize" -}}
+{{/* Takes a quantity; its bytes as a number. */}}
+{{- define "eco-worker.bytes" -}}
 {{- $factors := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15
   "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 -}}
-{{- $text := index . 1 | toRawJson | trimAll "\"" -}}
+{{- $text := . | toRawJson | trimAll "\"" -}}
 {{- $number := regexFind "^[0-9.]+" $text -}}
-{{- if lt (mulf ($number | float64) (get $factors (trimPrefix $number $text))) 67108864.0 -}}
-{{- fail (printf "%s: must be at least 64Mi: the journal keeps a reserve to finish running work on a full volume" (index . 0)) -}}
-{{- end -}}
+{{- printf "%f" (mulf ($number | float64) (get $factors (trimPrefix $number $text))) -}}
 {{- end -}}

@@ -1,5 +1,6 @@
 {{/*
-The shards to render, each with its index, name, claim, image, size, replicas, journalUuid and recovery, as a JSON list.
+The shards to render, each with its index, name, claim, image, size, grown, replicas, journalUuid and recovery,
+as a JSON list.
 */}}
 {{- define "eco-worker.shards" -}}
 {{- $root := . -}}
@@ -23,6 +24,7 @@ The shards to render, each with its index, name, claim, image, size, replicas, j
   "claim" (printf "wal-%s-%d" $name (int $given.index))
   "image" $image
   "size" ($given.size | default $root.Values.spec.wal.size)
+  "grown" ($given.grown | default "")
   "replicas" (ternary $given.replicas 1 (hasKey $given "replicas"))
   "journalUuid" ($given.journalUuid | default "")
   "recovery" ($given.recovery | default "")) -}}

@@ -66,6 +66,12 @@ def next_look_s(seen: Observation) -> float | None:
     return LOOK_AGAIN_S if _applications(seen) and _under_way(seen) else None
 
 
+def failure(seen: Observation, shard: Shard) -> str:
+    """What kept Argo CD from applying the objects of a shard; empty when nothing did."""
+    found = _application_of(seen, shard.name)
+    return found.application.failure if found is not None and found.application is not None else ""
+
+
 def finding(seen: Observation) -> Finding | None:
     """How far Argo CD is; None where it has nothing to do."""
     worker = seen.worker
@@ -169,7 +175,8 @@ def _shard(
         # As wanted: a chart that has a newer version meanwhile is no reason to render it with that.
         held = Held(application.rendered_spec(worker), existing.application.revision)
     values = _values(worker, shard, existing, steps, wanted)
-    told = rolled.announce if rolled is not None else None
+    step = rolled or steps.get(kinds.CLAIM.kind)
+    told = step.announce if step is not None else None
     yield from _written(seen, application.of_shard(worker, shard.index, values, source, held=held), told)
 
 
@@ -184,8 +191,10 @@ def _values(
     claim = steps[kinds.CLAIM.kind].desired if kinds.CLAIM.kind in steps else None
     present = shard.claim.claim if shard.claim is not None else None
     size = present.requested if present is not None else str(worker.spec.wal.size)
+    grown = present.annotations.get(contract.ANNOTATION_GROWN, "") if present is not None else ""
     if claim is not None:
         size = str(claim["spec"]["resources"]["requests"]["storage"])
+        grown = str(claim["metadata"]["annotations"].get(contract.ANNOTATION_GROWN, ""))
     uuid = shard.known_uuid
     if kinds.CONFIG_MAP.kind in steps:
         uuid = str(steps[kinds.CONFIG_MAP.kind].desired["data"][contract.JOURNAL_UUID_KEY])
@@ -195,6 +204,7 @@ def _values(
             replicas=int(before.get("replicas", 1)),
             image=str(before.get("image", "")),
             size=size,
+            grown=grown,
             journal_uuid=uuid,
             recovery=str(before.get("recovery", "")),
         )
@@ -202,6 +212,7 @@ def _values(
         replicas=int(deployment["spec"]["replicas"]),
         image=str(deployment["spec"]["template"]["spec"]["containers"][0]["image"]),
         size=size,
+        grown=grown,
         journal_uuid=uuid,
         recovery=str(deployment["metadata"]["annotations"].get(contract.ANNOTATION_RECOVERY, "")),
     )

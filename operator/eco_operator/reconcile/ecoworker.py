@@ -16,6 +16,7 @@ from eco_operator import kinds
 from eco_operator.cache import Child
 from eco_operator.reconcile import (
     delivery,
+    growth,
     kept_claims,
     orphans,
     recovery,
@@ -73,15 +74,20 @@ def _wanted(seen: Observation, worker: EcoWorker, current: Revision) -> Iterator
     for shard in seen.shards[: worker.spec.replicas]:
         yield from _wanted_shard(seen, worker, shard, current, may_roll=may_roll)
         yield from standstill.decide(seen, worker, shard, current.image, about(seen))
+    yield from growth.tell(seen, worker, about(seen))
 
 
 def _wanted_shard(
     seen: Observation, worker: EcoWorker, shard: Shard, current: Revision, *, may_roll: frozenset[int]
 ) -> Iterator[Step]:
     uuid = shard.known_uuid or _reported_uuid(shard)
-    present = shard.claim.claim.requested if shard.claim is not None and shard.claim.claim is not None else None
-    wanted = claim.build(worker, shard.index, image=current.image, journal_uuid=uuid, present_size=present)
-    yield from _apply(seen, kinds.CLAIM, _with_immutable(wanted, shard.claim))
+
+    def of_size(size: str, grown: str) -> dict[str, Any]:
+        wanted = claim.build(worker, shard.index, image=current.image, journal_uuid=uuid, size=size, grown=grown)
+        return _with_immutable(wanted, shard.claim)
+
+    wanted = of_size(growth.size(worker, shard), growth.note(worker, shard))
+    yield from _apply(seen, kinds.CLAIM, wanted)
     if shard.claim is not None and shard.claim.claim is not None and not shard.claim.is_deleting:
         if kept_claims.marks(shard.claim):
             yield MarkClaim(shard.claim, {}, "its shard is wanted again")
@@ -92,6 +98,9 @@ def _wanted_shard(
     if shard.claim is not None and shard.claim.is_deleting and shard.deployment is None:
         return
     yield from _wanted_deployment(seen, worker, shard, current, may_roll=may_roll)
+    if shard.claim is not None and not delivery.difference(worker, wanted, shard.claim):
+        # By itself and last: a size that is refused keeps back nothing else of the shard.
+        yield from growth.decide(shard, growth.look(seen, worker, shard), of_size, about(seen))
 
 
 def _wanted_deployment(

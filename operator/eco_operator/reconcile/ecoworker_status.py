@@ -13,7 +13,7 @@ from eco_crds.conditions import ConditionType
 from eco_crds.ecoworker import Wal
 from eco_crds.ecoworker_status import UNKNOWN, EcoWorkerStatus, EcoWorkerSummary, ShardStatus, WalState, worst
 from eco_crds.fields import ConditionStatus
-from eco_operator.reconcile import delivery, life_status, recovery, scale_in, standstill, target
+from eco_operator.reconcile import delivery, growth, life_status, recovery, scale_in, standstill, target
 from eco_operator.reconcile.findings import MESSAGE_LENGTH_MAX, Finding, Urgency, dated, moment, total, turns
 from eco_operator.reconcile.health import Bounds, Verdict, judge
 from eco_operator.reconcile.hearing import lost_pod, too_many_silent
@@ -24,6 +24,7 @@ from eco_operator.reconcile.revision import wanted as wanted_revision
 from eco_operator.resources.metadata import selector_text
 
 DISK_TOLERANCE_PERCENT: Final = 2
+SIZE_LENGTH_MAX: Final = 32
 _TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 
 
@@ -130,7 +131,7 @@ def _findings(
         yield Finding(ConditionType.RECONCILING, _TRUE, "Retrying", outcome.failed[0][:MESSAGE_LENGTH_MAX])
     elif not _is_settled(seen):
         yield Finding(ConditionType.RECONCILING, _TRUE, "Progressing", "the objects of the spec are being made")
-    yield from life_status.findings(seen, [*shards, *leaving])
+    yield from life_status.findings(seen, [*shards, *leaving], outcome)
 
 
 def _obstacles(seen: Observation, outcome: Outcome) -> Iterator[Finding]:
@@ -266,6 +267,8 @@ def _shard(seen: Observation, shard: Shard, view: _View) -> ShardStatus:
             "image": child.deployment.image if child is not None and child.deployment is not None else None,
             "revision": _revision_name(seen, shard, view.current),
             "claim": shard.claim.name if shard.claim is not None else None,
+            "volume_size": _volume_size(shard),
+            "growth_refused": growth.refused(seen, shard, view.outcome),
             "journal_uuid": shard.known_uuid or numbers.journal_uuid,
             "last_report_time": _last_report(shard, verdict, seen),
             "last_recovery": recovery.result(seen, shard),
@@ -283,7 +286,6 @@ def _numbers(shard: Shard, now: datetime, before: ShardStatus) -> ShardStatus:
     counts, ages = report.counts, report.ages
     heard = now - timedelta(seconds=probe.age_s)
     oldest = max((age for age in (ages.oldest_due_s, ages.oldest_running_s) if age is not None), default=None)
-    percent = report.volume.used_bytes * 100 // max(1, report.volume.total_bytes)
     is_same_start = before.incarnation == report.incarnation
     recovered_at, recovered = before.last_recovery_time, before.recovered
     if report.recovered and not is_same_start:
@@ -298,15 +300,19 @@ def _numbers(shard: Shard, now: datetime, before: ShardStatus) -> ShardStatus:
         unsynced=counts.unsynced,
         oldest_unsynced_time=moment(heard, ages.oldest_unsynced_s, before.oldest_unsynced_time),
         parked=counts.sync_parked + counts.outbox_parked,
-        disk_percent=_steady_percent(percent, before.disk_percent),
+        disk_percent=_steady_percent(report.volume.used_percent, before.disk_percent),
         last_recovery_time=recovered_at,
         recovered=recovered,
     )
 
 
 def _steady_percent(percent: int, before: int | None) -> int:
-    percent = min(100, percent)
     return before if before is not None and abs(percent - before) < DISK_TOLERANCE_PERCENT else percent
+
+
+def _volume_size(shard: Shard) -> str | None:
+    claim = shard.claim.claim if shard.claim is not None else None
+    return (claim.capacity[:SIZE_LENGTH_MAX] or None) if claim is not None else None
 
 
 def _last_report(shard: Shard, verdict: Verdict, seen: Observation) -> datetime | None:
@@ -342,6 +348,10 @@ def _summary(
     trouble = next((it for it in findings if it.type is ConditionType.STALLED), None) or next(
         (it for it in findings if it.type is ConditionType.READY and it.status is not _TRUE), None
     )
+    if trouble is None:
+        # Nothing stands still for it yet, but it will.
+        storage = (it for it in findings if it.type is ConditionType.STORAGE_GROWING and it.status is _FALSE)
+        trouble = next(storage, None)
     disks = [shard.disk_percent for shard in shards if shard.disk_percent is not None]
     return EcoWorkerSummary(
         ready=f"{ready}/{len(wanted)}",
@@ -362,6 +372,7 @@ def _essence(status: EcoWorkerStatus) -> object:
     shards = [
         (
             *(it.name, it.ready, it.wal, it.pod, it.image, it.journal_uuid, it.incarnation),
+            *(it.volume_size, it.growth_refused),
             *(it.sync_now, it.draining_since, it.last_recovery.job if it.last_recovery is not None else None),
         )
         for it in status.shards

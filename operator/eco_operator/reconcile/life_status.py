@@ -7,9 +7,10 @@ from typing import Final
 from eco_crds.conditions import ConditionType
 from eco_crds.ecoworker_status import ShardStatus
 from eco_crds.fields import ConditionStatus
-from eco_operator.reconcile import delivery, recovery, scale_in
+from eco_operator.reconcile import delivery, growth, recovery, scale_in
 from eco_operator.reconcile.findings import MESSAGE_LENGTH_MAX, Finding
 from eco_operator.reconcile.observation import Observation
+from eco_operator.reconcile.plan import Outcome
 from eco_operator.reconcile.recovery import Stage
 from eco_operator.reconcile.scale_in import Hold
 
@@ -26,7 +27,7 @@ _BY_TROUBLE: Final = (
 )
 
 
-def findings(seen: Observation, shards: list[ShardStatus]) -> Iterator[Finding]:
+def findings(seen: Observation, shards: list[ShardStatus], outcome: Outcome) -> Iterator[Finding]:
     """What people have asked for, and what the operator is in the middle of."""
     worker = seen.worker
     assert worker is not None, "asked of valid objects"  # noqa: S101  # a caller's mistake
@@ -39,6 +40,9 @@ def findings(seen: Observation, shards: list[ShardStatus]) -> Iterator[Finding]:
     blocked = _blocked(seen)
     if blocked is not None:
         yield blocked
+    growing = _growing(seen, outcome)
+    if growing is not None:
+        yield growing
     if worker.paused:
         yield Finding(ConditionType.PAUSED, _TRUE, "Annotation", "nothing is changed until the annotation goes")
     if worker.hibernated:
@@ -73,6 +77,23 @@ def _blocked(seen: Observation) -> Finding | None:
         return None
     first = next(it.hold for _, it in found if it.hold is not Hold.NONE)
     return Finding(ConditionType.SCALE_IN_BLOCKED, _TRUE, first.value, "; ".join(told)[:MESSAGE_LENGTH_MAX])
+
+
+def _growing(seen: Observation, outcome: Outcome) -> Finding | None:
+    """How far volumes are that grow, or should and cannot."""
+    worker, owned = seen.worker, seen.owned
+    assert worker is not None, "asked of valid objects"  # noqa: S101  # a caller's mistake
+    assert owned is not None, "a valid object is there"  # noqa: S101  # a caller's mistake
+    before = seen.previous.condition(ConditionType.STORAGE_GROWING)
+    is_unheard = any(shard.probe.report is None for shard in seen.shards[: worker.spec.replicas])
+    if before is not None and seen.is_settling and is_unheard and before.observed_generation == owned.generation:
+        # Nobody has been asked yet: what was written before the operator started is the best there is.
+        return Finding(ConditionType.STORAGE_GROWING, before.status, before.reason, before.message)
+    stage, told = growth.summary(seen, worker, outcome)
+    if stage is growth.Stage.NONE:
+        return None
+    status = _TRUE if stage in growth.UNDER_WAY else _FALSE
+    return Finding(ConditionType.STORAGE_GROWING, status, stage.value, told[:MESSAGE_LENGTH_MAX])
 
 
 def _recovered(seen: Observation, shards: list[ShardStatus]) -> Finding | None:

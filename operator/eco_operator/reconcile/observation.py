@@ -100,6 +100,8 @@ class Observation:
     """The WalSync that governs it, if any: the oldest that selects it and names a database it has."""
     is_settling: bool
     """The operator has just started and cannot have heard of every worker yet."""
+    classes: Mapping[str, bool]
+    """Storage classes of which it is known whether their volumes may grow."""
 
     def leaves(self, child: Child) -> bool:
         """Whether it is on its way out: being deleted, or owned by an EcoWorker of this name that is gone."""
@@ -121,6 +123,7 @@ def observe(  # each argument is one source
     policy: Policy,
     now: datetime,
     is_settling: bool,
+    classes: Mapping[str, bool],
 ) -> Observation:
     """Everything known about the EcoWorker of that key, existing or gone."""
     owned = cache.owned(key)
@@ -144,6 +147,7 @@ def observe(  # each argument is one source
         shards=tuple(_shards(key, worker, children, probe, previous)),
         sync=governing_sync(worker, cache) if worker is not None else None,
         is_settling=is_settling,
+        classes=classes,
     )
 
 

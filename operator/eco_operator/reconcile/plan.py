@@ -48,6 +48,8 @@ class Apply:
     announce: Announce | None = None
     requires: str = ""
     """`Kind/name` of an object without which this one must not be made, should a step before this have failed on it."""
+    refused: Announce | None = None
+    """What to tell should the storage class of a claim let no volume grow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class Outcome:
     """Objects of needed names that are not ours, as `Kind/name`."""
     rejected: tuple[str, ...] = ()
     """What the API server said to the objects it will never take."""
+    unexpandable: tuple[str, ...] = ()
+    """Claims that may not grow, their class being what it is, as `Kind/name`."""
     failed: tuple[str, ...] = ()
     """Calls that failed and will be tried again."""
     applied: tuple[str, ...] = field(default=())

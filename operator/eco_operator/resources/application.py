@@ -51,6 +51,7 @@ class ShardValues:
     replicas: int
     image: str
     size: str
+    grown: str = ""
     journal_uuid: str = ""
     recovery: str = ""
 
@@ -78,6 +79,8 @@ def of_shard(
 ) -> Manifest:
     """The Application of shard `index`; `held` is what a shard is held to whose turn to roll has not come."""
     shard: Manifest = {"index": index, "replicas": values.replicas, "image": values.image, "size": values.size}
+    if values.grown:
+        shard["grown"] = values.grown
     if values.journal_uuid:
         shard["journalUuid"] = values.journal_uuid
     if values.recovery:

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from eco_crds import contract
 from eco_crds.ecoworker import EcoWorker
-from eco_crds.quantity import parse
 from eco_operator.resources.metadata import Manifest, shard_labels, with_hash
 
 # References and addresses only, no value that could be a secret. User variables are left out for that reason.
@@ -36,21 +35,24 @@ def build(
     *,
     image: str,
     journal_uuid: str = "",
-    present_size: str | None = None,
+    size: str | None = None,
+    grown: str = "",
 ) -> Manifest:
     """The claim of shard `index`.
 
-    `journal_uuid` is the identity of the journal once it is known, `present_size` the request of a claim that exists:
-    a larger one is kept, since a volume cannot shrink.
+    `journal_uuid` is the identity of the journal once it is known, `size` what a claim that exists is to ask for in
+    place of the spec's, and `grown` the note on its last growth.
     """
     name = worker.metadata.name
     annotations = {contract.ANNOTATION_DRAIN: drain_settings(worker, image=image)}
     if journal_uuid:
         annotations[contract.ANNOTATION_JOURNAL] = journal_uuid
+    if grown:
+        annotations[contract.ANNOTATION_GROWN] = grown
     spec: Manifest = {
         "accessModes": [worker.spec.wal.access_mode.value],
         "volumeMode": "Filesystem",
-        "resources": {"requests": {"storage": _size(worker, present_size)}},
+        "resources": {"requests": {"storage": size or str(worker.spec.wal.size)}},
     }
     if worker.spec.wal.storage_class is not None:
         spec["storageClassName"] = worker.spec.wal.storage_class
@@ -67,11 +69,6 @@ def build(
             "spec": spec,
         }
     )
-
-
-def _size(worker: EcoWorker, present_size: str | None) -> str:
-    wanted = str(worker.spec.wal.size)
-    return present_size if present_size is not None and parse(present_size) > parse(wanted) else wanted
 
 
 def read_drain_settings(claim_annotations: Mapping[str, str], *, namespace: str, name: str, uid: str) -> EcoWorker:

@@ -142,6 +142,20 @@ async def test_a_claim_that_could_not_be_made_keeps_its_shard_back(server: Serve
     assert "Deployment/storage-0" in [name for name, _ in server.applied]
 
 
+async def test_a_claim_that_may_not_grow_is_told_apart_from_a_missing_right(server: Server, world: InMemory) -> None:
+    """The words are the API server's own; tests/integration/test_operator_growth.py hears them from it."""
+    world.ready(1)
+    world.apply_worker(wal={"size": "20Gi"})
+    words = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support"
+    failure = errors.DeniedError("apply", "x/wal-storage-0", status=403, message=f"{words} resize")
+    server.failures[("PersistentVolumeClaim", "wal-storage-0")] = failure
+    acted = await actor(server).act(KEY, world.plan(), is_current=lambda: True)
+    assert acted.outcome.unexpandable == ("PersistentVolumeClaim/wal-storage-0",)
+    assert acted.outcome.failed == ()
+    assert acted.is_troubled
+    assert [it["reason"] for it in server.events] == ["VolumeNotExpandable"]
+
+
 async def test_a_refused_object_is_told_apart_from_one_to_try_again(server: Server, world: InMemory) -> None:
     refusal = errors.RejectedError("apply", "x/storage", status=422, message="spec.ports: wrong")
     server.failures[("Service", "storage")] = refusal

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from eco_crds import contract
-from eco_crds.wal import JournalMode
+from eco_crds.wal import JournalMode, WalVolume
 from eco_operator import kinds
+from eco_operator.errors import NOT_EXPANDABLE
 from eco_operator.reconcile.plan import Outcome
 from eco_operator.resources.application import FINALIZER
 from tests.support.argocd import WITH_ARGOCD, DeliveredWorld
@@ -14,6 +15,7 @@ from tests.support.observed import NAMESPACE
 
 DELIVERED = (kinds.DEPLOYMENT, kinds.CLAIM, kinds.SERVICE, kinds.BUDGET, kinds.CONFIG_MAP)
 FIRST, SECOND = f"{NAMESPACE}.storage-0", f"{NAMESPACE}.storage-1"
+FULL = WalVolume(total_bytes=10**10, used_bytes=9 * 10**9)
 SHARED = f"{NAMESPACE}.storage.shared"
 
 
@@ -174,6 +176,41 @@ def test_what_argocd_says_against_it_is_quoted(world: DeliveredWorld) -> None:
     assert found is not None
     assert (found.status, found.reason) == ("False", "SyncFailed")
     assert "no such chart" in found.message
+
+
+def test_a_volume_grows_by_the_values(world: DeliveredWorld) -> None:
+    ready(world, 1, wal={"size": "10Gi", "growth": {"max": "40Gi"}})
+    world.report("storage-0", volume=FULL)
+    world.act()
+    shard = values(world, FIRST)["shards"][0]
+    assert (shard["size"], shard["grown"]) == ("15Gi", f"15Gi from {FULL.total_bytes}")
+    assert verdict(world, "StorageGrowing") == ("True", "Resizing"), "nothing has failed yet"
+    assert world.act().steps == (), "asked twice"
+    settle(world)
+    assert world.claim("storage-0")["spec"]["resources"]["requests"]["storage"] == "15Gi"
+    assert "VolumeGrowing" in [it.reason for it in world.told]
+    world.resize("storage-0")
+    world.settle_events()
+    assert values(world, FIRST)["shards"][0]["size"] == "15Gi", "grown again by the same report"
+
+
+def test_a_size_that_the_api_server_refuses_argocd_is_taken_back_and_not_asked_again(world: DeliveredWorld) -> None:
+    """Else every further sync of the shard would fail on it."""
+    ready(world, 1, wal={"size": "10Gi", "storageClass": "rigid"})
+    world.apply_worker(wal={"size": "20Gi"})
+    world.act()
+    assert values(world, FIRST)["shards"][0]["size"] == "20Gi"
+    message = f"one or more objects failed to apply, reason: ... {NOT_EXPANDABLE} (retried 5 times)."
+    status = {"sync": {"status": "OutOfSync"}, "operationState": {"phase": "Failed", "message": message}}
+    world.put(kinds.APPLICATION, {**world.applications()[FIRST], "status": status})
+    world.act()
+    assert verdict(world, "StorageGrowing") == ("False", "NotExpandable")
+    assert world.conclude().shards[0].growth_refused == "20Gi"
+    assert values(world, FIRST)["shards"][0]["size"] == "10Gi"
+    world.put(kinds.APPLICATION, {**world.applications()[FIRST], "status": {"sync": {"status": "Synced"}}})
+    settle(world)
+    assert values(world, FIRST)["shards"][0]["size"] == "10Gi"
+    assert [it.reason for it in world.told].count("VolumeNotExpandable") == 1
 
 
 def test_applications_of_a_worker_that_is_gone_go_and_its_claims_stay(world: DeliveredWorld) -> None:

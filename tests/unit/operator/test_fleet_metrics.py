@@ -19,7 +19,10 @@ STATUS = {
     "readyReplicas": 1,
     "oldestPendingTime": "2026-11-27T12:00:00Z",
     "conditions": [READY],
-    "shards": [{"name": "storage-0", "wal": "Full"}, {"name": "storage-1", "wal": "Healthy"}],
+    "shards": [
+        {"name": "storage-0", "wal": "Full", "diskPercent": 97, "volumeSize": "10Gi"},
+        {"name": "storage-1", "wal": "Healthy", "volumeSize": "ten"},
+    ],
 }
 
 
@@ -46,6 +49,8 @@ def test_verdicts_shards_and_journals_of_an_ecoworker_are_shown() -> None:
         f"eco_ecoworker_oldest_pending_timestamp_seconds{{{labels}}} 1.7957808e+09",
         f'eco_shard_wal{{{labels},shard="storage-0",state="Full"}} 1.0',
         f'eco_shard_wal{{{labels},shard="storage-1",state="Healthy"}} 1.0',
+        f'eco_shard_volume_used_ratio{{{labels},shard="storage-0"}} 0.97',
+        f'eco_shard_volume_size_bytes{{{labels},shard="storage-0"}} 1.073741824e+10',
     ]
 
 

@@ -101,12 +101,18 @@ def test_a_claim_never_carries_the_values_of_user_variables(full: EcoWorker) -> 
     assert "partner" not in drain
 
 
-def test_a_claim_that_is_larger_than_asked_keeps_its_size(full: EcoWorker) -> None:
-    def requested(present: str | None) -> str:
-        built = claim.build(full, 0, image=IMAGE, present_size=present)
+def test_a_claim_asks_for_the_size_of_the_spec_or_the_one_it_has_come_to(full: EcoWorker) -> None:
+    def requested(size: str | None) -> str:
+        built = claim.build(full, 0, image=IMAGE, size=size)
         return str(built["spec"]["resources"]["requests"]["storage"])
 
-    assert (requested("1Ti"), requested("10Gi"), requested(None)) == ("1Ti", "20Gi", "20Gi")
+    assert (requested("1Ti"), requested(None)) == ("1Ti", "20Gi")
+
+
+def test_a_claim_that_has_grown_carries_the_note_of_it(full: EcoWorker) -> None:
+    annotations = claim.build(full, 0, image=IMAGE, grown="30Gi from 7")["metadata"]["annotations"]
+    assert annotations[contract.ANNOTATION_GROWN] == "30Gi from 7"
+    assert contract.ANNOTATION_GROWN not in claim.build(full, 0, image=IMAGE)["metadata"]["annotations"]
 
 
 def test_labels_and_annotations_of_the_ecoworker_do_not_reach_its_children(full: EcoWorker) -> None:
