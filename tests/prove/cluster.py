@@ -10,6 +10,7 @@ Exit status 1 when a target is missed.
 
 import argparse
 import asyncio
+import contextlib
 import math
 import os
 import random
@@ -207,6 +208,15 @@ def damage(journal: Path, chance: random.Random) -> int:
             os.fsync(out.fileno())
         done += len(chosen)
     return done
+
+
+def fill_volume(file: Path) -> None:
+    """Write a file until its file system has no byte left."""
+    with file.open("wb", buffering=0) as out:
+        for size in (1 << 20, PAGE_BYTES, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    out.write(b"\0" * size)
 
 
 async def upgrade(lab: LabEnvironment, narrator: Narrator) -> None:

@@ -26,7 +26,7 @@ from eco_lab.demo import install, manifests
 from eco_lab.demo.narration import Narrator
 from eco_lab.demo.story import Plan, Stage, publish, remove_namespace, set_up
 from eco_lab.environment import LabEnvironment
-from tests.prove.cluster import at_rest, condition, identities, status
+from tests.prove.cluster import at_rest, condition, fill_volume, identities, status, volume_of
 from tests.support import figures
 from tests.support.api import ROOT
 from tests.support.audit import AuditLog
@@ -42,6 +42,8 @@ SYNC_WAIT_S: Final = 180.0
 SCALE_IN_WAIT_S: Final = 240.0
 LOOK_S: Final = 1.0
 FIRST_SHARDS: Final = 3
+SIZE: Final = "64Mi"
+LARGER: Final = "128Mi"
 APPLICATION: Final = ("-n", argocd.NAMESPACE, "application", NAME)
 
 
@@ -123,6 +125,7 @@ async def deployed(lab: LabEnvironment, narrator: Narrator, *, replicas: int) ->
 def values(stage: Stage, replicas: int) -> dict[str, Any]:
     """Values of the chart for the lab: its own servers, and nothing whose operator the lab lacks."""
     spec = manifests.eco_worker(stage.services, replicas=replicas)["spec"]
+    spec["wal"] |= {"size": SIZE, "storageClass": "disk"}
     sync = manifests.wal_sync(stage.services)["spec"]
     del sync["ecoWorkers"]
     return {
@@ -180,6 +183,7 @@ async def edit_and_drift(lab: LabEnvironment, narrator: Narrator, drift_s: float
         figures.record("charts.argocd_edit_s", edited_s, "s", peer=f"commit to {manifests.SHARDS} shards rolled")
         await undone(made)
         await made.until_synced()
+        await grown(made)
         await drift(made, drift_s)
 
 
@@ -197,6 +201,31 @@ async def undone(made: Deployed) -> None:
 
     await until("the hand's edit is undone", back, within_s=60)
     made.stage.narrator.say(f"an edit by hand was undone after {time.monotonic() - begun:.1f} s")
+
+
+async def grown(made: Deployed) -> None:
+    """A volume is filled to the last byte, and a commit of a larger size is all that is done about it."""
+    stage = made.stage
+    filler = await volume_of(stage, 0) / "filler"
+    await asyncio.to_thread(fill_volume, filler)
+    await publish(stage)
+
+    async def is_full() -> bool:
+        return condition(await status(stage), "WALHealthy")[1] == "Full"
+
+    async def is_well() -> bool:
+        return condition(await status(stage), "WALHealthy")[1] != "Full"
+
+    await until("the journal is Full", is_full, within_s=60)
+    begun = time.monotonic()
+    made.spec["wal"]["size"] = LARGER
+    await made.commit("A larger volume")
+    await until("the journal is no longer Full", is_well, within_s=120)
+    figures.record("charts.argocd_grown_s", round(time.monotonic() - begun, 1), "s", peer=f"{SIZE} to {LARGER}, commit")
+    filler.unlink()
+    await made.until_synced()
+    ledger = await at_rest(stage)
+    figures.record("charts.argocd_grown_lost", len(ledger.lost), "tasks", "== 0", peer=f"{ledger.published} tasks")
 
 
 async def drift(made: Deployed, drift_s: float) -> None:

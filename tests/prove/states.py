@@ -7,6 +7,7 @@ it is taken, and it is ended again. Bounds of the spec and periods of the probe 
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import signal
@@ -27,7 +28,7 @@ from eco_lab.demo.story import Plan, Stage, publish, remove_namespace, set_up, w
 from eco_lab.demo.watch import Columns, columns
 from eco_lab.drills import signal_process
 from eco_lab.environment import LabEnvironment
-from tests.prove.cluster import JOURNAL, at_rest, damage, volume_of
+from tests.prove.cluster import JOURNAL, at_rest, damage, fill_volume, volume_of
 from tests.support import figures
 from tests.support.waiting import until
 
@@ -37,7 +38,8 @@ BOUND_S: Final = 10
 """Of the spec, for a journal that stalls and for one that lags."""
 STATE_WAIT_S: Final = 90.0
 WORKED_OFF_WAIT_S: Final = 240.0
-FILL_CHUNK_BYTES: Final = 1 << 20
+SIZE: Final = "64Mi"
+LARGER: Final = "128Mi"
 
 
 class Scene:
@@ -56,6 +58,15 @@ class Scene:
             return bool(self._workers.lines) and self._workers.values("WAL")[-1] == state.value
 
         await until(f"kubectl says {state.value}", said, within_s=within_s)
+        return round(time.monotonic() - since, 1)
+
+    async def leaves(self, state: WalState, *, since: float) -> float:
+        """Wait until the column says something else; seconds since the cause."""
+
+        async def said() -> bool:
+            return self._workers.values("WAL")[-1] != state.value
+
+        await until(f"kubectl no longer says {state.value}", said, within_s=STATE_WAIT_S)
         return round(time.monotonic() - since, 1)
 
     async def caused(self, state: WalState, cause: Callable[[], Awaitable[None]]) -> None:
@@ -93,7 +104,7 @@ async def scene(lab: LabEnvironment, narrator: Narrator) -> AsyncIterator[Scene]
         worker = manifests.eco_worker(stage.services, replicas=1)
         worker["spec"] |= {"concurrency": 1, "maxUnfinished": stage.plan.tasks, "recovery": {"mode": "Manual"}}
         worker["spec"]["wal"] |= {
-            "size": "64Mi",
+            "size": SIZE,
             "storageClass": "disk",
             "stallAfterSeconds": BOUND_S,
             "maxLagSeconds": BOUND_S,
@@ -159,28 +170,25 @@ async def told_to_stop(made: Scene) -> None:
 
 
 async def full(made: Scene) -> None:
-    """Somebody else fills the volume to the last byte; a task comes."""
+    """Somebody else fills the volume to the last byte; a task comes. A larger size in the spec is all it takes."""
     filler = made.volume / "filler"
 
     async def fill() -> None:
-        await asyncio.to_thread(_fill, filler)
+        await asyncio.to_thread(fill_volume, filler)
         await publish(made.stage)
 
     try:
         await made.caused(WalState.FULL, fill)
+        begun = time.monotonic()
+        patch = json.dumps({"spec": {"wal": {"size": LARGER}}})
+        words = ("patch", "ecoworker", manifests.WORKER, "-n", NAME, "--type=merge", "-p", patch)
+        await made.stage.kubectl.run(*words)
+        grown_s = await made.leaves(WalState.FULL, since=begun)
+        made.stage.narrator.say(f"no longer Full {grown_s} s after the edit of its size")
+        figures.record("operator.full_volume_grown_s", grown_s, "s", peer=f"{SIZE} to {LARGER} by an edit of the spec")
     finally:
         filler.unlink(missing_ok=True)
     await made.well_again()
-
-
-def _fill(file: Path) -> None:
-    with file.open("wb", buffering=0) as out:
-        for size in (FILL_CHUNK_BYTES, 4096, 1):
-            try:
-                while True:
-                    out.write(b"\0" * size)
-            except OSError:
-                continue
 
 
 async def silent(made: Scene) -> None:
