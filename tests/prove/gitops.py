@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ from eco_lab import paths as lab_paths
 from eco_lab.demo import install, manifests
 from eco_lab.demo.narration import Narrator
 from eco_lab.demo.story import Plan, Stage, publish, remove_namespace, set_up
+from eco_lab.drills import signal_process
 from eco_lab.environment import LabEnvironment
 from tests.prove.cluster import at_rest, condition, fill_volume, identities, status, volume_of
 from tests.support import figures
@@ -42,6 +44,7 @@ SYNC_WAIT_S: Final = 180.0
 SCALE_IN_WAIT_S: Final = 240.0
 LOOK_S: Final = 1.0
 FIRST_SHARDS: Final = 3
+STALL_S: Final = 10
 SIZE: Final = "64Mi"
 LARGER: Final = "128Mi"
 APPLICATION: Final = ("-n", argocd.NAMESPACE, "application", NAME)
@@ -125,7 +128,7 @@ async def deployed(lab: LabEnvironment, narrator: Narrator, *, replicas: int) ->
 def values(stage: Stage, replicas: int) -> dict[str, Any]:
     """Values of the chart for the lab: its own servers, and nothing whose operator the lab lacks."""
     spec = manifests.eco_worker(stage.services, replicas=replicas)["spec"]
-    spec["wal"] |= {"size": SIZE, "storageClass": "disk"}
+    spec["wal"] |= {"size": SIZE, "storageClass": "disk", "stallAfterSeconds": STALL_S}
     sync = manifests.wal_sync(stage.services)["spec"]
     del sync["ecoWorkers"]
     return {
@@ -183,6 +186,7 @@ async def edit_and_drift(lab: LabEnvironment, narrator: Narrator, drift_s: float
         figures.record("charts.argocd_edit_s", edited_s, "s", peer=f"commit to {manifests.SHARDS} shards rolled")
         await undone(made)
         await made.until_synced()
+        await stalled(made)
         await grown(made)
         await drift(made, drift_s)
 
@@ -201,6 +205,32 @@ async def undone(made: Deployed) -> None:
 
     await until("the hand's edit is undone", back, within_s=60)
     made.stage.narrator.say(f"an edit by hand was undone after {time.monotonic() - begun:.1f} s")
+
+
+async def stalled(made: Deployed) -> None:
+    """The object store no longer answers: nothing moves, and Argo CD calls the Application Degraded."""
+    stage = made.stage
+    found = await stage.kubectl.get("pods", "-n", stage.lab.services_namespace, "-l", "app=s3")
+    pod = found["items"][0]["metadata"]["name"]
+
+    async def health() -> str:
+        return str((await made.application())["status"].get("health", {}).get("status", ""))
+
+    async def is_degraded() -> bool:
+        return await health() == "Degraded"
+
+    async def is_healthy() -> bool:
+        return await health() == "Healthy"
+
+    await asyncio.to_thread(signal_process, stage.lab.services_namespace, pod, signal.SIGSTOP)
+    try:
+        await publish(stage)
+        took_s = await until("the Application is Degraded", is_degraded, within_s=120)
+    finally:
+        await asyncio.to_thread(signal_process, stage.lab.services_namespace, pod, signal.SIGCONT)
+    figures.record("charts.argocd_degraded_s", round(took_s, 1), "s", peer=f"{STALL_S} s of them the bound of the spec")
+    await until("the Application is Healthy again", is_healthy, within_s=120)
+    await at_rest(stage)
 
 
 async def grown(made: Deployed) -> None:
