@@ -22,6 +22,10 @@ BURIED_MAX: Final = 10_000
 """So many deletions are remembered: more than happen while a list that is out of date is on its way."""
 
 
+_WATCHED: Final = frozenset(kind.kind for kind in kinds.WATCHED)
+"""Of the others lists alone tell."""
+
+
 class Identity(NamedTuple):
     """An object by kind and name; another of the same name later has the same."""
 
@@ -167,8 +171,7 @@ class Cache:
     def unwatched(self) -> dict[Identity, int]:
         """Every object whose known version the watch has not mentioned yet, with that version."""
         versions = {Identity(*key): entry.version for key, entry in self._owned.items()}
-        # Applications come by lists alone.
-        versions |= {identity: child.version for identity, child in self._children.items() if not child.application}
+        versions |= {identity: child.version for identity, child in self._children.items() if identity.kind in _WATCHED}
         return {identity: version for identity, version in versions.items() if self._watched.get(identity, 0) < version}
 
     def still_unwatched(self, before: Mapping[Identity, int]) -> int:

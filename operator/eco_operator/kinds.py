@@ -53,10 +53,13 @@ STORAGE_CLASS: Final = Kind("storage.k8s.io/v1", "StorageClass", "storageclasses
 APPLICATION: Final = Kind("argoproj.io/v1alpha1", "Application", "applications")
 """Argo CD's. Not watched: the kind may be missing, and it lies in a namespace that nothing else of ours is in."""
 
+SERVICE_MONITOR: Final = Kind("monitoring.coreos.com/v1", "ServiceMonitor", "servicemonitors")
+"""The Prometheus operator's. Not watched either: where that is not installed the kind is missing."""
+
 OWNED: Final = (ECO_WORKER, WAL_SYNC)
 """Our own kinds, watched whole."""
 CHILDREN: Final = (REVISION, DEPLOYMENT, CLAIM, SERVICE, BUDGET, SECRET, CONFIG_MAP, JOB, POD)
 """What the operator builds, or what comes of it; watched by the label `managed-by` only."""
 WATCHED: Final = OWNED + CHILDREN
 
-BY_NAME: Final = {kind.kind: kind for kind in (*WATCHED, APPLICATION, EVENT, LEASE)}
+BY_NAME: Final = {kind.kind: kind for kind in (*WATCHED, APPLICATION, SERVICE_MONITOR, EVENT, LEASE)}

@@ -143,6 +143,7 @@ class Loop:
             for kind in kinds.WATCHED:
                 await self._list(kind, self.settings.namespaces)
             await self._list_applications()
+            await self._list_monitors()
         finally:
             self.cache.end_list()
         self._actor.forget(self.cache.child_uids())
@@ -200,6 +201,20 @@ class Loop:
             await self._list(kinds.APPLICATION, (self.settings.argocd_namespace,))
         except errors.NotFoundError:
             self.cache.forget_unnamed(kinds.APPLICATION, set(), sys.maxsize)
+
+    async def _list_monitors(self) -> None:
+        """Where their kind is missing none are wanted, until a later list finds it."""
+        if not self.settings.service_monitors:
+            return
+        labels: Mapping[str, str] | None = self.settings.service_monitor_labels
+        try:
+            await self._list(kinds.SERVICE_MONITOR, self.settings.namespaces)
+        except errors.NotFoundError:
+            self.cache.forget_unnamed(kinds.SERVICE_MONITOR, set(), sys.maxsize)
+            labels = None
+        if labels != self._policy.monitor_labels:
+            logger.info("service monitors", wanted=labels is not None)
+            self._policy = replace(self._policy, monitor_labels=labels)
 
     async def _list(self, kind: Kind, namespaces: Sequence[str]) -> None:
         selector = "" if kind in kinds.OWNED else OURS

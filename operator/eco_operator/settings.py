@@ -74,6 +74,11 @@ class Settings(BaseSettings):
     argocd_destination: str = "https://kubernetes.default.svc"
     """The cluster that the workers are in, as Argo CD knows it."""
 
+    service_monitors: bool = False
+    """Make a ServiceMonitor for each EcoWorker, once the Prometheus operator's kind is there."""
+    service_monitor_labels: dict[str, str] = Field(default_factory=dict)
+    """Labels of the ServiceMonitors, by which a Prometheus selects them; as JSON."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 

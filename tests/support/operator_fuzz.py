@@ -153,7 +153,7 @@ class Fuzz:
         await self._judge(made)
         for _ in range(EDITS_EACH):
             await self._witness()
-            steady = {name: await self._deployments(name) for kind, name in made if kind == kinds.ECO_WORKER}
+            steady = {name: await self._steady(name) for kind, name in made if kind == kinds.ECO_WORKER}
             for kind, name in made:
                 await self._edit(kind, name)
             await self._judge(made)
@@ -294,6 +294,15 @@ class Fuzz:
                 found = {"metadata": {"resourceVersion": "gone"}}
             if found["metadata"]["resourceVersion"] != version:
                 self.tally.wrong_deletions.append(f"{kind.kind} {self.namespace}/{name}, which is somebody else's")
+
+    async def _steady(self, name: str) -> dict[str, str]:
+        """Deployments that must stay should the object become invalid now: one that is scaled in may be on its way."""
+        found = await self.cluster.get(kinds.ECO_WORKER, self.namespace, name)
+        there = await self._deployments(name)
+        if validate(found):
+            return there
+        replicas = int(found["spec"].get("replicas", 1))
+        return {shard: uid for shard, uid in there.items() if int(shard.rpartition("-")[2]) < replicas}
 
     async def _deployments(self, name: str) -> dict[str, str]:
         return {

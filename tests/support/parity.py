@@ -37,6 +37,7 @@ NOT_RENDERED: Final = {
     "Secret": "its token is random; a chart that renders twice the same has no place for it",
     "Job": "made when a volume needs it, and gone afterwards",
     "ControllerRevision": "the operator's memory; a release has its own",
+    "ServiceMonitor": "made where its kind is; a chart of workers is installed where it may be missing",
 }
 
 

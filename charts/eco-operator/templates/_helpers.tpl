@@ -68,6 +68,11 @@ without the right (`rbac.deleteClaims: false`) such claims are kept and an event
   resources: [persistentvolumeclaims]
   verbs: [delete]
 {{- end }}
+{{- if .Values.workerMonitors.enabled }}
+- apiGroups: [monitoring.coreos.com]
+  resources: [servicemonitors]
+  verbs: [get, list, create, patch]
+{{- end }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]

@@ -29,7 +29,7 @@ from eco_operator.reconcile import (
 from eco_operator.reconcile.observation import Observation, Shard
 from eco_operator.reconcile.plan import Announce, Apply, Delete, EventType, MarkClaim, ObjectRef, Plan, Step
 from eco_operator.reconcile.revision import Revision, resolved_image
-from eco_operator.resources import budget, claim, service, shard_config, sync_config, token_secret
+from eco_operator.resources import budget, claim, service, service_monitor, shard_config, sync_config, token_secret
 
 LOOK_AGAIN_AT_LEAVING_S: Final = 5.0
 
@@ -65,6 +65,9 @@ def _wanted(seen: Observation, worker: EcoWorker, current: Revision) -> Iterator
     yield from _apply(seen, kinds.SECRET, token_secret.build(worker, token=""))
     yield from _apply(seen, kinds.SERVICE, service.build(worker))
     yield from _apply(seen, kinds.BUDGET, budget.build(worker))
+    if seen.policy.monitor_labels is not None:
+        monitor = service_monitor.build(worker, labels=seen.policy.monitor_labels)
+        yield from _apply(seen, kinds.SERVICE_MONITOR, monitor)
     if seen.sync is not None:
         yield from _apply(seen, kinds.CONFIG_MAP, sync_config.build(worker, settings=seen.sync.spec.settings()))
     elif (settings := seen.child(kinds.CONFIG_MAP, contract.sync_config_name(name))) and not settings.is_deleting:
@@ -211,6 +214,7 @@ _WORDS: Final = {
     kinds.CLAIM.kind: "Claim",
     kinds.SERVICE.kind: "Service",
     kinds.BUDGET.kind: "Budget",
+    kinds.SERVICE_MONITOR.kind: "Monitor",
     kinds.SECRET.kind: "Token",
     kinds.CONFIG_MAP.kind: "Settings",
 }

@@ -29,6 +29,8 @@ class Policy:
     status_interval_s: float
     argocd: Source | None = None
     """The Argo CD that may deliver; None where the operator knows of none."""
+    monitor_labels: Mapping[str, str] | None = None
+    """Of the ServiceMonitors; None where none are wanted, or the cluster does not know their kind."""
 
 
 @dataclass(frozen=True, slots=True)
