@@ -23,6 +23,11 @@ ROOT: Final = CHARTS.parent
 SUITES: Final = ("test_operator*.py", "test_chart_apiserver.py", "test_chart_clusterwide.py", "test_chart_drift.py")
 RUN_S_MAX: Final = 1800
 SHOWN_MAX: Final = 40
+ROLES: Final = frozenset({"eco-operator", "eco-operator-leader", "eco-operator-applications"})
+EVERYTHING: Final = (
+    *("--set", "argocd.enabled=true", "--set", "argocd.repoURL=https://git.example/eco.git"),
+    *("--set", "argocd.targetRevision=v1", "--set", "workerMonitors.enabled=true"),
+)
 CLUSTER_ONLY: Final = {rights.Role(rights.Call("storage.k8s.io", "storageclasses", "get"))}
 """Rights on kinds without a namespace. With `namespaces` the operator has none and does not ask."""
 
@@ -47,10 +52,10 @@ def calls_of_the_lab() -> set[tuple[rights.Call, str]]:
 
 
 def chart_roles(*arguments: str) -> set[rights.Role]:
-    """What the chart allows the operator; roles for people are not meant."""
-    manifests = render("eco-operator", *arguments)
+    """What the chart allows the operator with all that it can be asked for; roles for people are not meant."""
+    manifests = render("eco-operator", *EVERYTHING, *arguments)
     roles = by_kind(manifests, "Role") + by_kind(manifests, "ClusterRole")
-    return rights.allowed(it for it in roles if it["metadata"]["name"] in {"eco-operator", "eco-operator-leader"})
+    return rights.allowed(it for it in roles if it["metadata"]["name"] in ROLES)
 
 
 def prove(calls: set[tuple[rights.Call, str]], *, peer: str) -> None:
