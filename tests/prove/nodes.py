@@ -89,7 +89,7 @@ async def lose(lab: LabEnvironment, drill: Drill, image: str, narrator: Narrator
     """Set the stage with the worker on the node that will be lost, lose it, and close the books."""
     async with AsyncExitStack() as stack:
         stage = await set_up(lab, Plan(name=f"prove-node-{drill.name}"), narrator, stack)
-        await _operator_is_safe(stage)
+        await operator_is_safe(stage)
         stack.push_async_callback(_put_right, stage)
         worker = manifests.eco_worker(stage.services, replicas=1)
         worker["spec"]["image"] = image
@@ -159,7 +159,7 @@ def told(said: dict[str, Any]) -> str:
     return "; ".join([*found, str(said.get("summary", {}).get("message", ""))])
 
 
-async def _operator_is_safe(stage: Stage) -> None:
+async def operator_is_safe(stage: Stage) -> None:
     """Have the operator on the node that stays: what a lost operator does is another proof."""
     selector = ("-n", install.NAMESPACE, "-l", f"app.kubernetes.io/name={install.RELEASE}")
     await stage.kubectl.run("cordon", LOST)
