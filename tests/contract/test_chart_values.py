@@ -16,6 +16,7 @@ AWKWARD: Final[dict[str, list[dict[str, Any]]]] = {
         {"serviceAccount": {"name": "123"}, "priorityClassName": "1e3", "namespaces": ["1", "null"]},
         {"image": {"repository": "localhost:5000/x", "tag": "1.0"}, "defaultWorkerImage": "[{a:#c"},
         {"podLabels": {"a": "true"}, "serviceMonitor": {"enabled": True}, "networkPolicy": {"enabled": True}},
+        {"argocd": {"enabled": True, "repoURL": "a: #b", "chart": "123", "targetRevision": "1.0", "path": "null"}},
     ],
     "waste": [
         {"environment": "1", "broker": {"storageClass": "a: #b", "vhost": "1.5"}},

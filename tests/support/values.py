@@ -20,9 +20,11 @@ def _is_taken(values: Document) -> bool:
     """Whether the templates have no objection: what they demand beyond the schema, they say by its path."""
     image, secrets = values.get("image", {}), values.get("secrets", {})
     monitored = values.get("serviceMonitor", {}).get("enabled", False)
+    delivery = values.get("argocd", {})
     return (
         (not monitored or values.get("service", {}).get("enabled", True))
         and (bool(image.get("repository")) or not (image.get("tag") or image.get("digest")))
+        and (not delivery.get("enabled") or bool(delivery.get("repoURL") and delivery.get("targetRevision")))
         and (secrets.get("mode") != "external" or bool(secrets.get("external", {}).get("storeName")))
     )
 
