@@ -95,3 +95,20 @@ async def test_while_held_it_stays_closed_however_little_there_is() -> None:
     bound.let_go()
     await settle(valve, is_open=True)
     running.cancel()
+
+
+async def test_a_pause_that_begins_while_it_rests_ends_as_soon_as_the_work_is_done() -> None:
+    """Not at the end of that rest: a worker that is quick would stand idle for most of a second, again and again."""
+    journal, valve = MemoryJournal(), Valve()
+    bound = Bound(journal, valve, max_unfinished=4, max_waiting=100)
+    running = asyncio.create_task(bound.run())
+    await asyncio.sleep(module.OPEN_POLL_S / 20)  # it has asked once by then, and rests
+    await accept(journal, *"abcde")
+    await bound.accepted(5)
+    assert not valve.is_open
+    for row in await journal.claim(5, names=frozenset({"act"})):
+        await journal.complete(row.task_id, b"null")
+    begun = asyncio.get_running_loop().time()
+    await settle(valve, is_open=True)
+    assert asyncio.get_running_loop().time() - begun < module.OPEN_POLL_S / 2
+    running.cancel()

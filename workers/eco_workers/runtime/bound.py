@@ -6,14 +6,18 @@ the journal is asked again only when that sum, which can only be too high, reach
 """
 
 import asyncio
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from eco_workers import logs
 from eco_workers.journal.model import Statistics, TaskJournal
 
 log = logs.get(__name__)
-POLL_S: Final = 0.1
+POLL_S: Final = 0.05
+"""How often the journal is asked while the consumer is paused."""
+OPEN_POLL_S: Final = 1.0
+"""And while it is not: what comes in is counted without asking."""
 RESUME_SHARE: Final = 0.75
 """Consuming begins again at this share of the bound, so that it does not flutter around it."""
 
@@ -42,6 +46,7 @@ class Bound:
     """The consumer is paused."""
     _estimate_unfinished: int = 0
     _estimate_waiting: int = 0
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def accepted(self, rows: int) -> None:
         """Note that rows were written; pauses the consumer before it returns when the bound is reached."""
@@ -70,7 +75,14 @@ class Bound:
                 self.closed = False
                 log.info("consumer resumed", unfinished=found.counts.due + found.counts.running)
                 self.valve.resume()
-            await asyncio.sleep(POLL_S if self.closed else POLL_S * 10)
+            await self._until_news(POLL_S if self.closed else OPEN_POLL_S)
+
+    async def _until_news(self, timeout_s: float) -> None:
+        """Rest, but not over a pause that has just begun: what works off a journal is quick to be under the bound."""
+        self._news.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
 
     async def hold(self) -> None:
         """Take no deliveries until `let_go`."""
@@ -81,6 +93,7 @@ class Bound:
     def let_go(self) -> None:
         """Take deliveries again as soon as the counts allow."""
         self.held = False
+        self._news.set()
 
     async def _ask(self) -> Statistics:
         found = await self.journal.statistics()
@@ -90,6 +103,7 @@ class Bound:
 
     async def _close(self, found: Statistics) -> None:
         self.closed = True
+        self._news.set()
         log.info(
             "consumer paused",
             unfinished=found.counts.due + found.counts.running,
