@@ -164,7 +164,8 @@ class Bench:
         async with self._watched(kinds.REVISION) as seen:
             for number in range(EDITS):
                 name = f"w{chance.randrange(self.size):04d}"
-                patch = {"spec": {"concurrency": 5 + number % 50}}
+                # Another value each time: an edit that changes nothing is followed by no write.
+                patch = {"spec": {"concurrency": 5 + number}}
                 seen.clear()
                 await self._patch(name, patch)
                 begun = time.monotonic()

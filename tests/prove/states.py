@@ -30,9 +30,12 @@ from eco_lab.drills import signal_process
 from eco_lab.environment import LabEnvironment
 from tests.prove.cluster import JOURNAL, at_rest, damage, fill_volume, volume_of
 from tests.support import figures
+from tests.support.api import ROOT
 from tests.support.waiting import until
 
 NAME: Final = "prove-states"
+KEPT: Final = ROOT / "build" / "states"
+"""The EcoWorker in each state, as it was."""
 SHARD: Final = f"{manifests.WORKER}-0"
 BOUND_S: Final = 10
 """Of the spec, for a journal that stalls and for one that lags."""
@@ -74,8 +77,15 @@ class Scene:
         begun = time.monotonic()
         await cause()
         self.took_s[state] = await self.shows(state, since=begun)
+        await self.keep(state)
         row = self._workers.lines[-1]
         self.stage.narrator.say(f"{state.value} after {self.took_s[state]} s: {' '.join(row.cells)}")
+
+    async def keep(self, state: WalState) -> None:
+        """Write the object down as it is, for whoever wants to see what is said in this state."""
+        found = await self.stage.kubectl.get("ecoworker", manifests.WORKER, "-n", NAME)
+        KEPT.mkdir(parents=True, exist_ok=True)
+        (KEPT / f"{state.value.lower()}.json").write_text(json.dumps(found, indent=1))
 
     async def annotate(self, annotation: str) -> None:
         """Set an annotation of the EcoWorker, or remove it (`NAME-`)."""
@@ -114,6 +124,7 @@ async def scene(lab: LabEnvironment, narrator: Narrator) -> AsyncIterator[Scene]
         await wait_ready(stage)
         made = Scene(stage, workers, await volume_of(stage, 0))
         made.took_s[WalState.HEALTHY] = await made.shows(WalState.HEALTHY, since=begun)
+        await made.keep(WalState.HEALTHY)
         yield made
         await remove_namespace(stage.kubectl, NAME)
 
