@@ -8,8 +8,8 @@ import base64
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -17,7 +17,7 @@ import structlog
 
 from eco_crds import contract
 from eco_operator import errors, kinds, metrics
-from eco_operator.cache import Cache, Child, Key, project
+from eco_operator.cache import Cache, Child, Key
 from eco_operator.cluster import Cluster
 from eco_operator.reconcile.ownership import drift
 from eco_operator.reconcile.plan import Announce, Apply, Command, Delete, MarkClaim, Outcome, Plan, Release, Step
@@ -26,6 +26,8 @@ from eco_operator.shards import Target
 logger = structlog.get_logger(__name__)
 
 TOKEN_BYTES: Final = 32
+EVENT_CHARACTERS_MAX: Final = 1024
+"""Of a message; the API server takes no more."""
 
 
 class Workers(Protocol):
@@ -44,6 +46,7 @@ class _Tally:
     applied: list[str] = field(default_factory=list)
     commanded: list[str] = field(default_factory=list)
     missing: set[str] = field(default_factory=set)
+    made: list[Announce] = field(default_factory=list)
     retry_after_s: float | None = None
 
 
@@ -92,6 +95,7 @@ class Actor:
                 tally.failed.append(str(error)[:512])
             else:
                 metrics.STEPS.labels(type(step).__name__).inc()
+        await self._announce(_gathered(tally.made))
         outcome = Outcome(
             foreign=tuple(tally.foreign),
             rejected=tuple(tally.rejected),
@@ -136,32 +140,36 @@ class Actor:
         existing = step.existing
         if existing is not None and self._accepted.get(existing.uid) == (wanted_hash, existing.owned_fields):
             return False
-        if existing is None and not await self._is_free(kind, step.desired, tally):
-            return False
         desired = dict(step.desired)
         if kind == kinds.SECRET:
             desired["data"] = {contract.TOKEN_KEY: await self._token(existing)}
         if existing is not None:
             # Meant for this object; one that took its name meanwhile must be looked at first.
             desired["metadata"] = {**desired["metadata"], "uid": existing.uid}
-        answer = await self.cluster.apply(desired, force=existing is not None)
+            answer = await self.cluster.apply(desired, force=True)
+        else:
+            try:
+                answer = await self.cluster.make(desired)
+            except errors.ConflictError:
+                await self._meet(kind, step.desired, tally)
+                return False
         logger.info("applied", key=_text(key), object=name, why=step.why)
         tally.applied.append(name)
-        self.cache.put_written(kind, answer)
-        child = project(kind, answer)
+        child = self.cache.put_written(kind, answer)
+        assert isinstance(child, Child), "our own kinds are not applied"  # noqa: S101  # a caller's mistake
         if still := drift(step.desired, child):
             logger.warning("the server keeps it other than applied", key=_text(key), object=name, difference=still)
             self._accepted[child.uid] = (wanted_hash, child.owned_fields)
-        await self._announce(step.announce)
+        if existing is None and step.announce is not None:
+            tally.made.append(step.announce)
+        else:
+            await self._announce(step.announce)
         return True
 
-    async def _is_free(self, kind: kinds.Kind, desired: Mapping[str, Any], tally: _Tally) -> bool:
-        """Whether the name can be taken. An object that is ours and only not seen yet goes into the cache."""
+    async def _meet(self, kind: kinds.Kind, desired: Mapping[str, Any], tally: _Tally) -> None:
+        """Look at what has the name of an object to be made. One that is ours and not seen yet goes into the cache."""
         metadata = desired["metadata"]
-        try:
-            found = await self.cluster.get(kind, metadata["namespace"], metadata["name"])
-        except errors.NotFoundError:
-            return True
+        found = await self.cluster.get(kind, metadata["namespace"], metadata["name"])
         labels: Mapping[str, str] = found["metadata"].get("labels") or {}
         is_ours = labels.get(contract.LABEL_MANAGED_BY) == contract.MANAGED_BY
         same = all(
@@ -174,7 +182,6 @@ class Actor:
         else:
             tally.foreign.append(_name(desired))
             tally.missing.add(_name(desired))
-        return False
 
     async def _token(self, existing: Child | None) -> str:
         """The token the Secret holds, or a new one. It passes through here and is kept nowhere."""
@@ -238,6 +245,13 @@ class Actor:
             tally.retry_after_s = max(tally.retry_after_s or 0.0, error.retry_after_s)
         target = tally.rejected if isinstance(error, errors.RejectedError) else tally.failed
         target.append(f"{error.target.rpartition('/')[2]}: {error.message or error.reason or error.status}")
+
+
+def _gathered(made: Sequence[Announce]) -> Announce | None:
+    """One event for all that was made at once: a new EcoWorker is no reason to post eight."""
+    if len(made) < 2:
+        return next(iter(made), None)
+    return replace(made[0], reason="Created", message=" ".join(it.message for it in made)[:EVENT_CHARACTERS_MAX])
 
 
 def event(announce: Announce, identity: str) -> dict[str, Any]:

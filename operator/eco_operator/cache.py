@@ -48,6 +48,8 @@ class Cache:
     """Everything known of the cluster."""
 
     _owned: dict[Key, Owned] = field(default_factory=dict)
+    _by_kind: dict[str, dict[Key, Owned]] = field(default_factory=dict)
+    """The same, so that the few WalSyncs are found among many EcoWorkers."""
     _children: dict[Identity, Child] = field(default_factory=dict)
     _by_worker: dict[tuple[str, str], dict[Identity, Child]] = field(default_factory=dict)
     _watched: dict[Identity, int] = field(default_factory=dict)
@@ -61,11 +63,8 @@ class Cache:
 
     def all_owned(self, kind: Kind, namespace: str | None = None) -> list[Owned]:
         """Every object of one of our kinds, of one namespace or all."""
-        return [
-            owned
-            for key, owned in self._owned.items()
-            if key.kind == kind.kind and (namespace is None or key.namespace == namespace)
-        ]
+        found = self._by_kind.get(kind.kind, {}).values()
+        return [owned for owned in found if namespace is None or owned.key.namespace == namespace]
 
     def children(self, namespace: str, worker: str, kind: Kind | None = None) -> list[Child]:
         """What carries the label of that EcoWorker."""
@@ -153,12 +152,13 @@ class Cache:
                 dropped += 1
         return dropped
 
-    def put_written(self, kind: Kind, body: Mapping[str, Any]) -> None:
-        """Take in the answer to a write of ours, ahead of the watch."""
+    def put_written(self, kind: Kind, body: Mapping[str, Any]) -> Owned | Child:
+        """Take in the answer to a write of ours, ahead of the watch; returns what was written."""
         identity = _identity(kind, body)
-        known = self._known(identity)
-        if known is None or version_of(body) > known.version:
-            self._put(kind, identity, body)
+        known, written = self._known(identity), self._project(kind, body)
+        if known is None or written.version > known.version:
+            self._keep(kind, identity, written)
+        return written
 
     def drop_deleted(self, child: Child) -> None:
         """Forget what we deleted ourselves, ahead of the watch; another object of that name stays."""
@@ -199,9 +199,12 @@ class Cache:
         return self._owned.get(Key(*identity)) or self._children.get(identity)
 
     def _put(self, kind: Kind, identity: Identity, body: Mapping[str, Any]) -> set[Key]:
-        entry = self._project(kind, body)
+        return self._keep(kind, identity, self._project(kind, body))
+
+    def _keep(self, kind: Kind, identity: Identity, entry: Owned | Child) -> set[Key]:
         if isinstance(entry, Owned):
             self._owned[entry.key] = entry
+            self._by_kind.setdefault(entry.key.kind, {})[entry.key] = entry
             return self._concerned(kind, entry)
         before = self._children.get(identity)
         concerned = self._concerned(kind, entry)
@@ -214,7 +217,8 @@ class Cache:
         return concerned
 
     def _drop(self, identity: Identity) -> None:
-        self._owned.pop(Key(*identity), None)
+        if (owned := self._owned.pop(Key(*identity), None)) is not None:
+            del self._by_kind[owned.key.kind][owned.key]
         child = self._children.pop(identity, None)
         if child is not None:
             self._unindex(child, identity)

@@ -29,6 +29,8 @@ JSON: Final = "application/json"
 REQUEST_TIMEOUT_S: Final = 20.0
 LIST_CHUNK_OBJECTS: Final = 250
 REQUESTS_MAX: Final = 32
+NO_VERSION: Final = "1"
+"""A resource version that no object has: etcd begins to count before it holds any."""
 
 # What YAML does not take as it stands, or takes for the end of a line.
 _ESCAPED: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
@@ -118,6 +120,16 @@ class Cluster:
             query={"fieldManager": manager, "force": "true" if force else "false"},
             body=desired,
         )
+
+    async def make(self, desired: Object) -> dict[str, Any]:
+        """Server-side apply of an object that must not be there yet; a `ConflictError` when its name is taken.
+
+        An object has never had the first version of all, so naming it keeps an object that is there as it is, and says
+        nothing about one that is not: one request looks and writes. (A create would leave fields that no later apply
+        could take away.)
+        """
+        metadata = {**desired["metadata"], "resourceVersion": NO_VERSION}
+        return await self.apply({**desired, "metadata": metadata}, force=False)
 
     async def annotate(self, kind: Kind, target: Child, annotations: Mapping[str, str], manager: str) -> dict[str, Any]:
         """Own exactly these annotations of an object that exists, under a field manager of their own."""

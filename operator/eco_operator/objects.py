@@ -4,12 +4,15 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from eco_crds import contract
 from eco_crds.jobs import DRY_RUN, TERMINATION_LOG_BYTES_MAX
 from eco_operator import kinds
 from eco_operator.kinds import Kind
+
+OWNER: Final = "owner"
+"""Stands for the uid of an object's owner in the set of its fields."""
 
 
 class Key(NamedTuple):
@@ -135,7 +138,10 @@ class Child:
     labels: Mapping[str, str]
     desired_hash: str
     owned_fields: str
-    """The `fieldsV1` of our own managed-fields entry as JSON, or empty when we own nothing. Never its time."""
+    """The `fieldsV1` of our own managed-fields entry as JSON, or empty when we own nothing. Never its time.
+
+    The uid of `owner` reads `OWNER` in it: so it is the same for every shard of every EcoWorker.
+    """
     owner_uids: tuple[str, ...]
     is_deleting: bool
     pod: PodState | None = None
@@ -147,6 +153,11 @@ class Child:
     """Whether Argo CD has applied it, be it beside us."""
     data: Mapping[str, str] = field(default_factory=dict)
     """Of a ConfigMap: all of it. Of a ControllerRevision: its number and, as JSON, its data. Of a Secret: nothing."""
+
+    @property
+    def owner(self) -> str:
+        """Uid of the first owner, or empty."""
+        return next(iter(self.owner_uids), "")
 
     @property
     def worker(self) -> str:
@@ -169,9 +180,9 @@ class Child:
         return self.labels.get(contract.LABEL_SHORT_COMPONENT) == contract.COMPONENT_JOB
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Owned:
-    """An EcoWorker or a WalSync, whole but for its managed fields."""
+    """An EcoWorker or a WalSync, whole but for its managed fields. Equal to itself alone: another was read anew."""
 
     key: Key
     uid: str
@@ -240,8 +251,9 @@ def _owned_fields(metadata: Mapping[str, Any]) -> str:
             and entry.get("operation") == "Apply"
             and not entry.get("subresource")
         ):
-            # The same for every shard of every worker, so one string serves them all.
-            return sys.intern(json.dumps(entry.get("fieldsV1") or {}, sort_keys=True, separators=(",", ":")))
+            text = json.dumps(entry.get("fieldsV1") or {}, sort_keys=True, separators=(",", ":"))
+            owner = next((owner["uid"] for owner in metadata.get("ownerReferences") or ()), "")
+            return sys.intern(text.replace(json.dumps(json.dumps(owner))[1:-1], json.dumps(json.dumps(OWNER))[1:-1]))
     return ""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
 from eco_crds import contract
 from eco_operator import kinds
@@ -17,6 +18,35 @@ Sink = Callable[[Kind, str | None, Mapping[str, Any]], None]
 LIST_CHUNK_OBJECTS: Final = 250
 INACTIVITY_TIMEOUT_S: Final = 70.0
 IDLE_WORKER_S: Final = 0.1
+
+
+class NoDiffs(kopf.DiffBaseStorage):
+    """Takes no copy of an object to tell its next state from: nobody here asks how an object changed.
+
+    Kopf copies every object of every event for it whole, which was most of what an event cost.
+    """
+
+    def build(self, **_: object) -> kopf.BodyEssence:
+        """Nothing."""
+        return {}
+
+    def fetch(self, **_: object) -> None:
+        """There is none."""
+
+    def store(self, **_: object) -> None:
+        """Keep none."""
+
+
+class NoMemories(ResourceMemories):
+    """Keeps nothing of an object between two events: what is known of it is in the cache.
+
+    Kopf would keep some kilobytes for each, for handlers that we do not have. It takes the store as an argument and has
+    no public name for it.
+    """
+
+    async def recall(self, *arguments: Any, **named: Any) -> ResourceMemory:
+        """A new one each time."""
+        return await super().recall(*arguments, **{**named, "ephemeral": True})
 
 
 def registry(sink: Sink) -> kopf.OperatorRegistry:
@@ -41,6 +71,7 @@ async def watch(
     tasks = await kopf.spawn_tasks(
         registry=registry(sink),
         settings=kopf.OperatorSettings(),
+        memories=NoMemories(),
         clusterwide=not namespaces,
         namespaces=list(namespaces),
         stop_flag=stop,
@@ -62,6 +93,7 @@ async def _configure(settings: kopf.OperatorSettings, **_: object) -> None:
     settings.peering.standalone = True
     # Kinds are fixed, and watching CRDs and namespaces would ask for rights over the whole cluster.
     settings.scanning.disabled = True
+    settings.persistence.diffbase_storage = NoDiffs()
     settings.watching.chunk_size = LIST_CHUNK_OBJECTS
     settings.watching.server_timeout = 10 * 60
     settings.watching.connect_timeout = 10

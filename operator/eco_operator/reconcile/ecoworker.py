@@ -197,7 +197,7 @@ def _apply(
     name = desired["metadata"]["name"]
     existing = seen.child(kind, name)
     if existing is None:
-        told = _tell(seen, f"{_WORDS[kind.kind]}Created", f"Made {name}.")
+        told = _tell(seen, f"{_WORDS[kind.kind]}Created", f"Made {kind.kind} {name}.")
         yield Apply(desired, None, "it is missing", told, requires)
         return
     if seen.leaves(existing):

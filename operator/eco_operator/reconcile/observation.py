@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -17,6 +18,9 @@ from eco_operator import kinds
 from eco_operator.cache import Cache, Child, Key, Owned
 from eco_operator.resources.application import Source
 from eco_operator.shards import Probe, ShardKey, Target
+
+READ_MAX: Final = 256
+"""So many objects are kept as read: one look reads its object three times, and a namespace's WalSyncs each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +134,7 @@ def observe(  # each argument is one source
     """Everything known about the EcoWorker of that key, existing or gone."""
     owned = cache.owned(key)
     children = tuple(sorted(cache.children(key.namespace, key.name), key=lambda child: (child.kind, child.name)))
-    problems: tuple[Problem, ...] = ()
-    worker, previous = None, EcoWorkerStatus()
-    if owned is not None:
-        previous = read_status(EcoWorkerStatus, owned.body)
-        problems = tuple(validate(owned.body))
-        if not problems:
-            worker = EcoWorker.read({**owned.body, "status": {}})
+    worker, problems, previous = _read(owned) if owned is not None else (None, (), EcoWorkerStatus())
     return Observation(
         key=key,
         now=now,
@@ -153,6 +151,19 @@ def observe(  # each argument is one source
     )
 
 
+@lru_cache(maxsize=READ_MAX)
+def _read(owned: Owned) -> tuple[EcoWorker | None, tuple[Problem, ...], EcoWorkerStatus]:
+    """The EcoWorker if it is valid, what is wrong with it if not, and its status as last written."""
+    problems = tuple(validate(owned.body))
+    worker = None if problems else EcoWorker.read({**owned.body, "status": {}})
+    return worker, problems, read_status(EcoWorkerStatus, owned.body)
+
+
+@lru_cache(maxsize=READ_MAX)
+def _read_sync(owned: Owned) -> WalSync | None:
+    return None if validate(owned.body) else WalSync.read({**owned.body, "status": {}})
+
+
 StatusT = Any
 
 
@@ -167,9 +178,9 @@ def read_status(model: type[StatusT], body: Mapping[str, Any]) -> StatusT:
 def valid_syncs(cache: Cache, namespace: str) -> list[WalSync]:
     """Every valid WalSync of a namespace that stays, the oldest first."""
     found = [
-        WalSync.read({**owned.body, "status": {}})
+        sync
         for owned in cache.all_owned(kinds.WAL_SYNC, namespace)
-        if not owned.is_deleting and not validate(owned.body)
+        if not owned.is_deleting and (sync := _read_sync(owned)) is not None
     ]
     return sorted(found, key=lambda sync: (str(sync.metadata.creation_timestamp), sync.metadata.name))
 

@@ -8,11 +8,16 @@ restart of the operator, so a restart applies nothing.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from eco_crds import contract
 from eco_operator.cache import Child
+from eco_operator.objects import OWNER
 
+SETS_MAX: Final = 512
+"""So many sets are kept as read: those of all kinds in a few shapes each."""
+KEYS_MAX: Final = 4096
 _IDENTIFYING: Final = frozenset({"apiVersion", "kind"})
 _IDENTIFYING_METADATA: Final = frozenset({"name", "namespace", "uid", "resourceVersion"})
 
@@ -23,8 +28,31 @@ def drift(desired: Mapping[str, Any], child: Child) -> str:
         return "the wanted state changed"
     if not child.owned_fields:
         return "none of its fields is ours any more"
-    lost = next(lost_fields(desired, json.loads(child.owned_fields)), None)
+    lost = next(lost_fields(_without_owner(desired, child), _fields(child.owned_fields)), None)
     return f"somebody else changed {lost}" if lost else ""
+
+
+def _without_owner(desired: Mapping[str, Any], child: Child) -> Mapping[str, Any]:
+    """The object with the name that `project` gives its owner, so that one set serves a whole fleet."""
+    metadata = desired["metadata"]
+    owners = [
+        {**owner, "uid": OWNER} if owner["uid"] == child.owner else owner
+        for owner in metadata.get("ownerReferences") or ()
+    ]
+    return {**desired, "metadata": {**metadata, "ownerReferences": owners}} if owners else desired
+
+
+@lru_cache(maxsize=SETS_MAX)
+def _fields(owned_fields: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads(owned_fields)
+    return found
+
+
+@lru_cache(maxsize=KEYS_MAX)
+def _keys(entry: str) -> Mapping[str, Any]:
+    """What an entry for an item of a list says that the item is known by, as in `k:{"name":"worker"}`."""
+    found: Mapping[str, Any] = json.loads(entry[2:])
+    return found
 
 
 def lost_fields(desired: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[str]:
@@ -68,7 +96,7 @@ def _lost_item(item: object, owned: Mapping[str, Any], path: str) -> Iterator[st
     for entry, below in owned.items():
         if not entry.startswith("k:"):
             continue
-        keys: Mapping[str, Any] = json.loads(entry[2:])
+        keys = _keys(entry)
         # A key that the item leaves to its default (the protocol of a port) is in the set all the same.
         if all(item.get(name, value) == value for name, value in keys.items()):
             if below:

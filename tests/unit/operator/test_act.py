@@ -52,6 +52,12 @@ class Server:
         self.applied.append(("/".join(identity), force))
         return body
 
+    async def make(self, desired: dict[str, Any]) -> dict[str, Any]:
+        identity = (desired["kind"], desired["metadata"]["name"])
+        if identity in self.objects and identity not in self.failures:
+            raise errors.ConflictError("apply", "/".join(identity), status=409)
+        return await self.apply(desired, force=False)
+
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> dict[str, Any] | None:
         self.deleted.append(f"{kind.kind}/{name}")
         assert namespace == KEY.namespace
@@ -108,8 +114,30 @@ async def test_a_whole_plan_is_applied_in_order_and_told_of(server: Server, worl
         "ControllerRevision",
         "PersistentVolumeClaim",
     ]
-    told = {"TokenCreated", "ServiceCreated", "BudgetCreated", "ClaimCreated", "ShardCreated"}
-    assert {it["reason"] for it in server.events} == told
+    assert [it["reason"] for it in server.events] == ["Created"]
+    assert server.events[0]["message"].split(". ") == [
+        "Made Secret storage-admin-token",
+        "Made Service storage",
+        "Made PodDisruptionBudget storage",
+        "Made PersistentVolumeClaim wal-storage-0",
+        "Made Deployment storage-0",
+        "Made PersistentVolumeClaim wal-storage-1",
+        "Made Deployment storage-1.",
+    ]
+
+
+async def test_an_object_made_by_itself_has_an_event_by_itself(server: Server, world: InMemory) -> None:
+    plan = world.plan()
+    first = next(step for step in plan.steps if isinstance(step, Apply) and step.desired["kind"] == "Deployment")
+    await actor(server).act(KEY, Plan((first,)), is_current=lambda: True)
+    assert [it["reason"] for it in server.events] == ["ShardCreated"]
+
+
+async def test_what_was_made_is_told_although_the_next_step_ended_the_work(server: Server, world: InMemory) -> None:
+    going = errors.DeniedError("apply", "x", status=403, message="unable to create: namespace is being terminated")
+    server.failures[("PodDisruptionBudget", "storage")] = going
+    await actor(server).act(KEY, world.plan(), is_current=lambda: True)
+    assert [it["message"] for it in server.events] == ["Made Secret storage-admin-token. Made Service storage."]
 
 
 async def test_a_new_object_is_never_forced_upon_a_name(server: Server, world: InMemory) -> None:

@@ -1,10 +1,15 @@
 """Drift told from managed fields. The sets below were copied from a real API server's answers."""
 
+import copy
+import json
 from typing import Any
 
 import pytest
 
-from eco_operator.reconcile.ownership import lost_fields
+from eco_operator import kinds
+from eco_operator.objects import Child, project
+from eco_operator.reconcile.ownership import drift, lost_fields
+from tests.support.observed import KEY, InMemory
 
 DESIRED: dict[str, Any] = {
     "apiVersion": "apps/v1",
@@ -91,3 +96,30 @@ def test_a_member_of_a_set_that_left_ours_is_named() -> None:
     found = fields()
     found["f:spec"]["f:finalizers"] = {'v:"g"': {}}
     assert next(lost_fields(DESIRED, found)) == "spec.finalizers[f]"
+
+
+def budget_of(uid: str, owner_in_set: str) -> tuple[dict[str, Any], Child]:
+    """A budget as wanted by the EcoWorker of that uid, and as it is, with an owner in the set of our fields."""
+    world = InMemory()
+    world.apply_worker()
+    world.act()
+    body = copy.deepcopy(world.bodies[kinds.BUDGET.kind, KEY.name])
+    desired = {name: value for name, value in copy.deepcopy(body).items() if name != "managedFields"}
+    text = json.dumps(body["metadata"]["managedFields"]).replace("uid-1", owner_in_set)
+    body["metadata"]["managedFields"] = json.loads(text)
+    for it in (body, desired):
+        it["metadata"]["ownerReferences"][0]["uid"] = uid
+    del desired["metadata"]["managedFields"]
+    return desired, project(kinds.BUDGET, body)
+
+
+def test_what_two_ecoworkers_own_is_one_and_the_same_set() -> None:
+    (first, one), (second, other) = budget_of("uid-7", "uid-7"), budget_of("uid-8", "uid-8")
+    assert "uid-7" not in one.owned_fields
+    assert one.owned_fields is other.owned_fields
+    assert drift(first, one) == drift(second, other) == ""
+
+
+def test_an_owner_that_left_our_set_is_named() -> None:
+    desired, child = budget_of("uid-7", "uid-9")
+    assert drift(desired, child) == "somebody else changed metadata.ownerReferences[storage]"
