@@ -95,6 +95,8 @@ class Actor:
                 tally.failed.append(str(error)[:512])
             else:
                 metrics.STEPS.labels(type(step).__name__).inc()
+        if tally.applied:
+            logger.info("applied", key=_text(key), objects=tally.applied)
         await self._announce(_gathered(tally.made))
         outcome = Outcome(
             foreign=tuple(tally.foreign),
@@ -153,7 +155,7 @@ class Actor:
             except errors.ConflictError:
                 await self._meet(kind, step.desired, tally)
                 return False
-        logger.info("applied", key=_text(key), object=name, why=step.why)
+        logger.debug("applied", key=_text(key), object=name, why=step.why)
         tally.applied.append(name)
         child = self.cache.put_written(kind, answer)
         assert isinstance(child, Child), "our own kinds are not applied"  # noqa: S101  # a caller's mistake

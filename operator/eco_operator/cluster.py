@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlencode
+from urllib.request import getproxies_environment
 
 import aiohttp
 from kubernetes.aio import client as kubernetes_client
@@ -27,10 +28,14 @@ from eco_operator.kinds import Kind
 APPLY_PATCH: Final = "application/apply-patch+yaml; charset=utf-8"
 JSON: Final = "application/json"
 REQUEST_TIMEOUT_S: Final = 20.0
-LIST_CHUNK_OBJECTS: Final = 250
+LIST_CHUNK_OBJECTS: Final = 50
 REQUESTS_MAX: Final = 32
 NO_VERSION: Final = "1"
 """A resource version that no object has: etcd begins to count before it holds any."""
+
+UNCHECKED: Final = {"fieldValidation": "Ignore"}
+"""Have the server not look for fields it does not know: it would read a body twice, and say so in a header that nobody
+reads. Tests hold every manifest against the schemas. Measured: a sixth to a third of what an apply costs the server."""
 
 # What YAML does not take as it stands, or takes for the end of a line.
 _ESCAPED: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
@@ -61,6 +66,8 @@ async def connect(observer: RequestObserver = lambda *_: None) -> "Cluster":
             f"no way to an API server: {error}. Run inside a pod, or set KUBECONFIG to the path of a kubeconfig."
         ) from None
     configuration.connection_pool_maxsize = REQUESTS_MAX
+    # Trusting the environment has the client look for a password in ~/.netrc, in a thread, before each request.
+    configuration.client_session_kwargs = {"trust_env": bool(getproxies_environment())}
     return Cluster(configuration, observer)
 
 
@@ -117,7 +124,7 @@ class Cluster:
             "apply",
             kind,
             kind.path(metadata["namespace"], metadata["name"], subresource),
-            query={"fieldManager": manager, "force": "true" if force else "false"},
+            query={"fieldManager": manager, "force": "true" if force else "false", **UNCHECKED},
             body=desired,
         )
 

@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     probe_concurrency: int = Field(64, ge=1, le=1024)
     """How many workers are asked at the same time."""
 
-    reconcile_concurrency: int = Field(8, ge=1, le=256)
+    reconcile_concurrency: int = Field(32, ge=1, le=256)
     """How many objects are set right at the same time."""
     resync_interval_s: float = Field(300, ge=1, le=86_400)
     """How often everything is listed anew and looked at again, give or take a tenth."""

@@ -15,7 +15,7 @@ from eco_operator.kinds import Kind
 Sink = Callable[[Kind, str | None, Mapping[str, Any]], None]
 """Takes kind, type of the event (None: listed) and the object. Must be quick and must not fail."""
 
-LIST_CHUNK_OBJECTS: Final = 250
+LIST_CHUNK_OBJECTS: Final = 50
 INACTIVITY_TIMEOUT_S: Final = 70.0
 IDLE_WORKER_S: Final = 0.1
 

@@ -19,7 +19,7 @@ from eco_operator.cache import Cache, Child, Key, Owned
 from eco_operator.resources.application import Source
 from eco_operator.shards import Probe, ShardKey, Target
 
-READ_MAX: Final = 256
+READ_MAX: Final = 64
 """So many objects are kept as read: one look reads its object three times, and a namespace's WalSyncs each time."""
 
 

@@ -15,6 +15,7 @@ from eco_crds import contract
 from eco_operator.cache import Child
 from eco_operator.objects import OWNER
 
+KNOWN_MAX: Final = 20_000
 SETS_MAX: Final = 512
 """So many sets are kept as read: those of all kinds in a few shapes each."""
 KEYS_MAX: Final = 4096
@@ -24,12 +25,25 @@ _IDENTIFYING_METADATA: Final = frozenset({"name", "namespace", "uid", "resourceV
 
 def drift(desired: Mapping[str, Any], child: Child) -> str:
     """Why the object must be applied again, or empty when it is as wanted."""
-    if child.desired_hash != desired["metadata"]["annotations"][contract.ANNOTATION_HASH]:
+    wanted = desired["metadata"]["annotations"][contract.ANNOTATION_HASH]
+    if child.desired_hash != wanted:
         return "the wanted state changed"
     if not child.owned_fields:
         return "none of its fields is ours any more"
-    lost = next(lost_fields(_without_owner(desired, child), _fields(child.owned_fields)), None)
+    seen = (wanted, child.owner, child.owned_fields)
+    if (lost := _known.get(seen)) is None:
+        lost = next(lost_fields(_without_owner(desired, child), _fields(child.owned_fields)), "")
+        _known[seen] = lost
+        if len(_known) > KNOWN_MAX:
+            del _known[next(iter(_known))]
     return f"somebody else changed {lost}" if lost else ""
+
+
+_known: Final[dict[tuple[str, str, str], str]] = {}
+"""What has been compared before, by what decides how that ends: a look at an object that nobody touched costs nothing.
+
+A hash is of everything wanted but for the values of a Secret, and a set has names of fields only.
+"""
 
 
 def _without_owner(desired: Mapping[str, Any], child: Child) -> Mapping[str, Any]:
