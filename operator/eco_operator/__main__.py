@@ -134,7 +134,13 @@ async def _watch_once_listed(
             if attempt == FIRST_LIST_ATTEMPTS_MAX:
                 raise
             await asyncio.sleep(FIRST_LIST_PAUSE_S)
-    await watch(loop.see, namespaces=settings.namespaces, stop=stop, on_spawned=on_spawned)
+    await watch(
+        loop.see,
+        namespaces=settings.namespaces,
+        stop=stop,
+        list_everything=loop.list_everything,
+        on_spawned=on_spawned,
+    )
 
 
 async def _first_of(stopping: asyncio.Task[Any], part: Coroutine[Any, Any, None]) -> set[asyncio.Task[Any]]:

@@ -72,6 +72,7 @@ class Loop:
     _classes: StorageClasses = field(init=False)
     _policy: Policy = field(init=False)
     _status_at: dict[Key, float] = field(default_factory=dict)
+    _listing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _listed: asyncio.Event = field(default_factory=asyncio.Event)
     _started_at: float | None = None
     _looks: int = 0
@@ -138,14 +139,15 @@ class Loop:
 
     async def list_everything(self) -> None:
         """List every watched kind, forget what is gone, and have every key looked at."""
-        self.cache.begin_list()
-        try:
-            for kind in kinds.WATCHED:
-                await self._list(kind, self.settings.namespaces)
-            await self._list_applications()
-            await self._list_monitors()
-        finally:
-            self.cache.end_list()
+        async with self._listing:  # The resync and watches that begin anew may want it at the same time.
+            self.cache.begin_list()
+            try:
+                for kind in kinds.WATCHED:
+                    await self._list(kind, self.settings.namespaces)
+                await self._list_applications()
+                await self._list_monitors()
+            finally:
+                self.cache.end_list()
         self._actor.forget(self.cache.child_uids())
         keys = self.cache.all_keys()
         for key in keys:

@@ -34,6 +34,9 @@ REQUEST_SECONDS: Final = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20),
 )
 WATCH_EVENTS: Final = Counter("eco_operator_watch_events", "Events the watches delivered.", ["kind"], registry=REGISTRY)
+WATCH_FAILURES: Final = Counter(
+    "eco_operator_watch_failures", "Failures after which all watches were started anew.", registry=REGISTRY
+)
 RESYNCS: Final = Counter(
     "eco_operator_resyncs", "Full lists of everything, by how they ended.", ["result"], registry=REGISTRY
 )

@@ -1,16 +1,26 @@
-"""Watches of everything the operator looks at, as Kopf's low-level event handlers."""
+"""Watches of everything the operator looks at, as Kopf's low-level event handlers.
+
+Kopf takes a failure of one watch for the end of the program: a 410 in the middle of a list, an event that is no JSON,
+an error that outlasts its own eight attempts. Here it is the end of that round of watches, and the next one begins
+after a pause with everything listed anew. Nothing else of the process takes notice.
+"""
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import kopf
+import structlog
 from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
 from eco_crds import contract
-from eco_operator import kinds
+from eco_operator import errors, kinds, metrics
 from eco_operator.kinds import Kind
+
+logger = structlog.get_logger(__name__)
 
 Sink = Callable[[Kind, str | None, Mapping[str, Any]], None]
 """Takes kind, type of the event (None: listed) and the object. Must be quick and must not fail."""
@@ -18,6 +28,15 @@ Sink = Callable[[Kind, str | None, Mapping[str, Any]], None]
 LIST_CHUNK_OBJECTS: Final = 50
 INACTIVITY_TIMEOUT_S: Final = 70.0
 IDLE_WORKER_S: Final = 0.1
+PAUSE_S_MIN: Final = 0.5
+PAUSE_S_MAX: Final = 30.0
+WELL_S: Final = 120.0
+"""Watches that lasted so long were well. Kopf needs 54 s of pauses to give up on a server that refuses."""
+FAILING_S_MAX: Final = 600.0
+"""After so long without watches that were well another process may do better, on another node perhaps."""
+END_TIMEOUT_S: Final = 2.0
+WATCHER_NAME: Final = "watcher for "
+"""How Kopf calls the task of a watch."""
 
 
 class NoDiffs(kopf.DiffBaseStorage):
@@ -60,14 +79,62 @@ def registry(sink: Sink) -> kopf.OperatorRegistry:
     return handlers
 
 
-async def watch(
-    sink: Sink, *, namespaces: Sequence[str], stop: asyncio.Event, on_spawned: Callable[[], None] = lambda: None
-) -> None:
-    """Watch until `stop` is set. Returns early only when watching has become impossible.
+@dataclass(slots=True)
+class _Failing:
+    """How long the watches have been failing, and how long to rest before the next round."""
 
-    Kopf takes over the process's signals while it starts; `on_spawned` is the moment to take them back.
+    failures: int = 0
+    since_s: float = 0.0
+
+    def note(self, begun_s: float, now_s: float) -> float:
+        """Take in that a round begun then has failed now; returns for how long they have been failing."""
+        if not self.failures or now_s - begun_s >= WELL_S:
+            self.failures, self.since_s = 0, now_s
+        self.failures += 1
+        return now_s - self.since_s
+
+    def pause_s(self) -> float:
+        """A pause that doubles with each failure, with jitter: an API server has many clients to take back."""
+        backoff_s = min(PAUSE_S_MAX, PAUSE_S_MIN * 2.0 ** min(self.failures - 1, 30))
+        return backoff_s * random.uniform(0.75, 1.0)  # noqa: S311  # jitter, no secret
+
+
+async def watch(
+    sink: Sink,
+    *,
+    namespaces: Sequence[str],
+    stop: asyncio.Event,
+    list_everything: Callable[[], Awaitable[None]],
+    on_spawned: Callable[[], None] = lambda: None,
+) -> None:
+    """Watch until `stop` is set. Everything has been listed before, and is listed again after a failure.
+
+    Raises what ended the watches when a right or the login is lost, or once they have failed for `FAILING_S_MAX`.
+    Kopf takes over the process's signals whenever it starts; `on_spawned` is the moment to take them back.
     """
-    ignored = asyncio.all_tasks()
+    failing = _Failing()
+    while not stop.is_set():
+        begun_s = _now()
+        try:
+            if failing.failures:
+                await list_everything()
+            await _watch_once(sink, namespaces, stop, on_spawned)
+        except Exception as error:
+            failing_s = failing.note(begun_s, _now())
+            if _is_final(error) or failing_s >= FAILING_S_MAX:
+                raise
+            metrics.WATCH_FAILURES.inc()
+            pause_s = failing.pause_s()
+            logger.warning(
+                "the watches failed", error=repr(error), pause_s=round(pause_s, 1), failing_s=round(failing_s)
+            )
+            await _rest(stop, pause_s)
+
+
+async def _watch_once(
+    sink: Sink, namespaces: Sequence[str], stop: asyncio.Event, on_spawned: Callable[[], None]
+) -> None:
+    """Watch until `stop` is set; raises what ended the watches before."""
     tasks = await kopf.spawn_tasks(
         registry=registry(sink),
         settings=kopf.OperatorSettings(),
@@ -78,7 +145,65 @@ async def watch(
         standalone=True,
     )
     on_spawned()
-    await kopf.run_tasks(tasks, ignored=ignored)
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await _end(tasks)
+    if stop.is_set():
+        return
+    for task in ended:
+        task.result()
+    raise errors.OperatorError("Kopf has ended without saying why")
+
+
+async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """End every task of Kopf's, and nobody else's.
+
+    `kopf.run_tasks` would end whatever has been started since Kopf was, with the reconciling itself among it. And the
+    root tasks are not enough: when one watch fails, Kopf forgets about the others, which go on. To clear up they need
+    tasks of their own, so that everything else of Kopf's goes after them.
+    """
+    watchers = {task for task in asyncio.all_tasks() if task.get_name().startswith(WATCHER_NAME)}
+    await _cancel({*tasks, *watchers})
+    await _cancel({task for task in asyncio.all_tasks() if _is_kopfs(task)})
+
+
+async def _cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if not tasks:
+        return
+    ended, stuck = await asyncio.wait(tasks, timeout=END_TIMEOUT_S)
+    for task in ended:
+        if not task.cancelled():
+            task.exception()  # Taken note of, so that nobody complains that it was not.
+    if stuck:
+        logger.warning("parts of Kopf do not end", parts=sorted(task.get_name() for task in stuck))
+
+
+def _is_kopfs(task: asyncio.Task[Any]) -> bool:
+    """Whether a task that is not done runs a coroutine of Kopf's."""
+    frame = getattr(task.get_coro(), "cr_frame", None)
+    return frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == kopf.__name__
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether the login or a right is lost. Kopf has tried again for a minute before it says so, a list has not."""
+    if isinstance(error, errors.ApiError):
+        return False
+    return isinstance(error, kopf.LoginError) or getattr(error, "status", 0) in {401, 403}
+
+
+async def _rest(stop: asyncio.Event, pause_s: float) -> None:
+    try:
+        async with asyncio.timeout(pause_s):
+            await stop.wait()
+    except TimeoutError:
+        return
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _door(kind: Kind, sink: Sink) -> Callable[..., Any]:
@@ -102,7 +227,8 @@ async def _configure(settings: kopf.OperatorSettings, **_: object) -> None:
     settings.queueing.idle_timeout = IDLE_WORKER_S
     settings.queueing.exit_timeout = 0.5
     settings.networking.request_timeout = 30
-    settings.process.ultimate_exiting_timeout = 10
+    # With one, Kopf kills the process that long after a failure, however well it has been mended meanwhile.
+    settings.process.ultimate_exiting_timeout = None
     ours = f"{contract.LABEL_MANAGED_BY}={contract.MANAGED_BY}"
     for kind in kinds.CHILDREN:
         settings.watching.label_selectors[kind.group, kind.version, kind.plural] = ours

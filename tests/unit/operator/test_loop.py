@@ -1,6 +1,7 @@
 """Appointments of the loop: it looks also at what no event will tell. Time is the event loop's, and virtual."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -77,3 +78,24 @@ async def test_a_walsync_hears_of_a_worker_that_fell_silent_without_the_next_res
     await loop._look(SYNC)
     ready = next(it for it in server.statuses[-1]["status"]["conditions"] if it["type"] == "Ready")
     assert (ready["status"], ready["reason"]) == ("Unknown", "Unknown")
+
+
+class Lists:
+    """An API server of which it is known how many lists were on their way at once."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+
+    async def list(self, kind: kinds.Kind, *_: Any, **__: Any) -> AsyncIterator[tuple[list[dict[str, Any]], int]]:
+        self.begun.append(kind.kind)
+        await asyncio.sleep(1)
+        yield [], 1
+
+
+async def test_watches_that_begin_anew_and_the_resync_list_one_after_the_other() -> None:
+    """A list remembers what is deleted under it, and the end of another would have it forget."""
+    server = Lists()
+    loop = Loop(server, Settings())  # type: ignore[arg-type]  # as much of a cluster as it takes
+    await asyncio.gather(loop.list_everything(), loop.list_everything())
+    once = [kind.kind for kind in kinds.WATCHED]
+    assert server.begun == [*once, *once]
