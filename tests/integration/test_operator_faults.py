@@ -13,10 +13,12 @@ from tests.support.fault_scenarios import SCENARIOS
 from tests.support.faulty_api import Fault
 from tests.support.operator_fuzz import fuzz, permissive_server
 from tests.support.operator_world import environment_with, server_with_kinds
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
 
 APPLY = [it for it in SCENARIOS if it.name == "apply"]
+GONE_ANSWERS = 40
 SAMPLE = [it for it in SCENARIOS if it.name in {"apply", "scale-in", "growth", "recovery"}]
 
 
@@ -64,6 +66,25 @@ async def test_an_operator_that_lives_by_events_alone_is_caught_when_they_are_lo
         sabotaged.ends, sabotaged.end_within_s = made.ends, 8
         found = await api_faults(sabotaged, Fault.DROP_EVENTS, 1, APPLY)
     assert [it.scenario for it in found if it.complaints] == ["apply"]
+
+
+async def test_watches_that_fail_are_begun_anew_in_the_same_process(server: ApiServer, tmp_path: Path) -> None:
+    """Told 410 where it watches and lists, Kopf would end the process; and kill it should that take long."""
+    async with rig(server, tmp_path) as made:
+        await made.learn(APPLY)
+        first = made.operator.pid
+        made.api.begin(Fault.GONE, budget=GONE_ANSWERS, probability=1.0)
+        made.api.cut_watches()
+
+        async def all_given() -> bool:
+            return made.api.injected == GONE_ANSWERS
+
+        await until("every 410 has been given", all_given, within_s=60)
+        made.api.end()
+        found = await api_faults(made, Fault.REPEAT_EVENTS, 3, APPLY)
+        assert (made.exits, made.operator.pid) == ([], first)
+        assert [str(it) for it in found if it.complaints] == []
+        assert b"the watches failed" in made.operator.log.read_bytes()
 
 
 async def test_random_objects_and_edits_get_a_verdict_and_cost_no_journal(tmp_path: Path) -> None:
