@@ -68,6 +68,20 @@ async def test_an_operator_that_lives_by_events_alone_is_caught_when_they_are_lo
     assert [it.scenario for it in found if it.complaints] == ["apply"]
 
 
+async def test_an_operator_that_takes_up_nothing_that_a_crash_left_half_made_is_caught(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    async with rig(server, tmp_path) as made:
+        await made.learn(APPLY)
+    (tmp_path / "sabotaged").mkdir()
+    async with rig(server, tmp_path / "sabotaged", module="tests.support.forgetful_operator") as sabotaged:
+        sabotaged.ends, sabotaged.writes, sabotaged.end_within_s = made.ends, made.writes, 8
+        unharmed = await sabotaged.play(APPLY, "no crash", lambda _: sabotaged.api.begin())
+        found = await crash_points(sabotaged, 4, APPLY)
+    assert [str(it) for it in unharmed if it.complaints] == []
+    assert [it.scenario for it in found if it.complaints] == ["apply"]
+
+
 async def test_watches_that_fail_are_begun_anew_in_the_same_process(server: ApiServer, tmp_path: Path) -> None:
     """Told 410 where it watches and lists, Kopf would end the process; and kill it should that take long."""
     async with rig(server, tmp_path) as made:

@@ -1,9 +1,10 @@
 """Proofs of the operator's steadiness, on a bare API server with workers that are stand-ins.
 
-`crash-points`: the operator is killed after every single write of five stretches of an EcoWorker's life. `api-faults`:
-the API server misbehaves in every way that `tests.support.faulty_api` knows. Each run must come to the state that one
-without faults came to, with no claim lost and nothing there twice. `fuzz`: random objects and edits, valid and not.
-`leader`: of two operators the one that leads is killed, or asked to end. `namespaces`: they go in the middle of things.
+`crash-points`: the operator is killed after every single write of six stretches of an EcoWorker's life, and one that
+is broken on purpose after a few of them: that must be seen. `api-faults`: the API server misbehaves in every way that
+`tests.support.faulty_api` knows. Each run must come to the state that one without faults came to, with no claim lost
+and nothing there twice. `fuzz`: random objects and edits, valid and not. `leader`: of two operators the one that leads
+is killed, or asked to end. `namespaces`: they go in the middle of things.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from typing import Final
 from eco_operator import cluster as operator_cluster
 from tests.support.apiserver import ApiServer
 from tests.support.fault_runs import SETTINGS, Rig, Verdict, api_faults, crash_points, rig
+from tests.support.fault_scenarios import SCENARIOS
 from tests.support.faulty_api import Fault
 from tests.support.figures import record
 from tests.support.operator_fuzz import fuzz, permissive_server
@@ -31,6 +33,9 @@ from tests.support.operator_lives import (
 from tests.support.operator_world import environment_with, example, operator_program, operator_world, server_with_kinds
 
 CRASH_POINTS_MIN: Final = 40
+CONTROL_POINTS: Final = (1, 4, 7)
+CONTROL_WITHIN_S: Final = 10.0
+CONTROL_SCENARIOS: Final = [it for it in SCENARIOS if it.name == "apply"]
 API_FAULT_RUNS_MIN: Final = 100
 SEEDS: Final = (1, 2)
 FUZZ_OBJECTS: Final = 500
@@ -45,9 +50,11 @@ NAMESPACES_SEED: Final = 7
 
 def prove_crash_points() -> None:
     """Kill the operator after each write."""
-    found = asyncio.run(_all_crash_points())
+    found, control = asyncio.run(_all_crash_points())
     record("operator.crash_points", len(found), "writes killed after", f">= {CRASH_POINTS_MIN}")
     record("operator.crash_points_failed", _failed(found), "", "== 0")
+    peer = f"of {len(control)}, by an operator that takes up nothing that a crash left half made"
+    record("operator.crash_points_control_failed", _failed(control), "", ">= 1", peer=peer)
     record("operator.crash_converged_s", round(max(it.seconds for it in found), 1), "s", peer="slowest of them")
 
 
@@ -134,7 +141,8 @@ async def _all_namespaces(server: ApiServer, place: Path) -> list[str]:
             return stuck
 
 
-async def _all_crash_points() -> list[Verdict]:
+async def _all_crash_points() -> tuple[list[Verdict], list[Verdict]]:
+    """The operator's verdicts, and those of the one that is broken."""
     found: list[Verdict] = []
     with server_with_kinds() as server, TemporaryDirectory() as place:
         async with rig(server, Path(place)) as made:
@@ -144,7 +152,16 @@ async def _all_crash_points() -> list[Verdict]:
                     break
                 found += _told(await crash_points(made, number))
             _no_exits(made)
-    return found
+        with TemporaryDirectory() as other:
+            return found, await _control(server, Path(other), made)
+
+
+async def _control(server: ApiServer, place: Path, learnt: Rig) -> list[Verdict]:
+    """A few of the points with an operator that must not come through them."""
+    async with rig(server, place, module="tests.support.forgetful_operator") as broken:
+        broken.ends, broken.writes, broken.end_within_s = learnt.ends, learnt.writes, CONTROL_WITHIN_S
+        print("control, which must fail:")
+        return [it for at in CONTROL_POINTS for it in _told(await crash_points(broken, at, CONTROL_SCENARIOS))]
 
 
 async def _all_api_faults() -> tuple[list[Verdict], int]:

@@ -17,7 +17,7 @@ from eco_operator.cluster import Cluster
 from tests.support.apiserver import ApiServer
 from tests.support.fault_scenarios import SCENARIOS, Place, Scenario, Snapshot, places
 from tests.support.faulty_api import Fault, FaultyApi, faulty_api, kubeconfig_through
-from tests.support.operator_world import environment_with, operator_program
+from tests.support.operator_world import environment_with, health, operator_program
 from tests.support.processes import Program
 from tests.support.waiting import until
 
@@ -176,7 +176,7 @@ class Rig:
 
 @asynccontextmanager
 async def rig(server: ApiServer, place: Path, *, module: str = "eco_operator") -> AsyncIterator[Rig]:
-    """An operator behind a proxy; `module` may name one that was sabotaged."""
+    """An operator behind a proxy, ready; `module` may name one that was sabotaged."""
     with environment_with("KUBECONFIG", str(server.kubeconfig)):
         connected = await operator_cluster.connect()
     async with connected as cluster:
@@ -188,12 +188,17 @@ async def rig(server: ApiServer, place: Path, *, module: str = "eco_operator") -
 
         async with faulty_api(server, kill) as api:
             settings = {**SETTINGS, "KUBECONFIG": str(kubeconfig_through(api, place))}
-            operator, _ = operator_program(server, "", place, **settings)
+            operator, port = operator_program(server, "", place, **settings)
             operator.argv = [sys.executable, "-m", module, "run"]
+
+            async def ready() -> bool:
+                return await asyncio.to_thread(health, port, "/readyz") == 200
+
             operator.start()
             made.append(Rig(server, cluster, api, operator))
             supervisor = asyncio.create_task(made[0].supervise(), name="supervisor")
             try:
+                await until("the operator has listed everything", ready, within_s=BASE_WITHIN_S)
                 yield made[0]
             finally:
                 supervisor.cancel()

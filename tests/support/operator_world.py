@@ -95,13 +95,7 @@ class World:
 
     def health(self, path: str) -> int:
         """HTTP status of one of its routes; 0 without an answer."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as error:
-            return error.code
-        except OSError:
-            return 0
+        return health(self.port, path)
 
     def is_leading(self) -> bool:
         """Whether it holds the Lease."""
@@ -115,6 +109,17 @@ class World:
             return await asyncio.to_thread(self.health, "/readyz") == 200
 
         await until("the operator is ready", ready, within_s=60)
+
+
+def health(port: int, path: str) -> int:
+    """HTTP status of a route of the operator at that port; 0 without an answer."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
 
 
 @asynccontextmanager
