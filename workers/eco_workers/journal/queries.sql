@@ -127,21 +127,21 @@ SELECT {task} FROM task_wal WHERE state = 'pending' ORDER BY due_at LIMIT ?;
 SELECT {task} FROM task_wal WHERE state = 'pending' AND not_before IS NULL AND created_at < ? LIMIT ?;
 
 -- name: task_unsynced
-SELECT {task} FROM task_wal WHERE sync_status = 'pending' AND state IN ('completed', 'failed', 'timeout')
+SELECT {task} FROM task_wal WHERE sync_status = 'pending' AND {reported}
 ORDER BY ended_at LIMIT ?;
 
 -- name: task_parked
-SELECT {task} FROM task_wal WHERE sync_status = 'parked' AND state IN ('completed', 'failed', 'timeout')
+SELECT {task} FROM task_wal WHERE sync_status = 'parked' AND {reported}
 ORDER BY ended_at LIMIT ?;
 
 -- name: prunable_synced
-SELECT {task} FROM task_wal WHERE sync_status = 'synced' AND state IN ('completed', 'failed', 'timeout') AND ended_at <= ?
+SELECT {task} FROM task_wal WHERE sync_status = 'synced' AND {reported} AND ended_at <= ?
   AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.task_id = task_wal.task_id AND outbox.status IN ('unsent', 'parked'))
 ORDER BY ended_at LIMIT ?;
 
 -- name: prunable_unreported
 -- Only for a journal that owes no reports.
-SELECT {task} FROM task_wal WHERE sync_status = 'pending' AND state IN ('completed', 'failed', 'timeout') AND ended_at <= ?
+SELECT {task} FROM task_wal WHERE sync_status = 'pending' AND {reported} AND ended_at <= ?
   AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.task_id = task_wal.task_id AND outbox.status IN ('unsent', 'parked'))
 ORDER BY ended_at LIMIT ?;
 
@@ -214,7 +214,7 @@ SELECT count(*), min(started_at) FROM task_wal INDEXED BY task_running WHERE sta
 
 -- name: oldest_unsynced
 SELECT min(ended_at) FROM task_wal INDEXED BY task_unsynced
-WHERE sync_status = 'pending' AND state IN ('completed', 'failed', 'timeout');
+WHERE sync_status = 'pending' AND {reported};
 
 -- name: oldest_unsent
 SELECT created_at FROM outbox WHERE status = 'unsent' ORDER BY id LIMIT 1;

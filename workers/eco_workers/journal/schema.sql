@@ -32,7 +32,10 @@ CREATE TABLE task_wal (
   payload           BLOB NOT NULL,
   queue             TEXT NOT NULL,
   headers           TEXT NOT NULL,
-  state             TEXT NOT NULL CHECK (state IN ('pending', 'running', 'completed', 'failed', 'timeout', 'republished')),
+  state             TEXT NOT NULL CHECK (
+    state = 'pending' OR state = 'running' OR state = 'completed' OR state = 'failed' OR state = 'timeout'
+    OR state = 'republished'
+  ),
   owner             TEXT NOT NULL CHECK (owner IN ('broker', 'journal')),
   generation        INTEGER NOT NULL CHECK (generation >= 0),
   attempts          INTEGER NOT NULL CHECK (attempts >= 0),
@@ -51,7 +54,9 @@ CREATE TABLE task_wal (
   last_activity     REAL NOT NULL,
   result            BLOB,
   error             TEXT,
-  sync_status       TEXT NOT NULL DEFAULT 'pending' CHECK (sync_status IN ('pending', 'synced', 'parked')),
+  sync_status       TEXT NOT NULL DEFAULT 'pending' CHECK (
+    sync_status = 'pending' OR sync_status = 'synced' OR sync_status = 'parked'
+  ),
   sync_retry_count  INTEGER NOT NULL DEFAULT 0,
   last_sync_attempt REAL,
   sync_error        TEXT,
@@ -68,9 +73,12 @@ CREATE INDEX task_expiring ON task_wal (expires_at) WHERE state = 'pending' AND 
 CREATE INDEX task_running ON task_wal (started_at) WHERE state = 'running';
 CREATE INDEX task_unacked ON task_wal (awaiting_since) WHERE owner = 'broker' AND state IN ('pending', 'running');
 -- Each ended row stands in exactly one of the next four, which together serve sync and prune.
-CREATE INDEX task_unsynced ON task_wal (ended_at) WHERE sync_status = 'pending' AND state IN ('completed', 'failed', 'timeout');
-CREATE INDEX task_synced ON task_wal (ended_at) WHERE sync_status = 'synced' AND state IN ('completed', 'failed', 'timeout');
-CREATE INDEX task_parked ON task_wal (ended_at) WHERE sync_status = 'parked' AND state IN ('completed', 'failed', 'timeout');
+CREATE INDEX task_unsynced ON task_wal (ended_at)
+WHERE sync_status = 'pending' AND (state = 'completed' OR state = 'failed' OR state = 'timeout');
+CREATE INDEX task_synced ON task_wal (ended_at)
+WHERE sync_status = 'synced' AND (state = 'completed' OR state = 'failed' OR state = 'timeout');
+CREATE INDEX task_parked ON task_wal (ended_at)
+WHERE sync_status = 'parked' AND (state = 'completed' OR state = 'failed' OR state = 'timeout');
 CREATE INDEX task_republished ON task_wal (ended_at) WHERE state = 'republished';
 
 CREATE TRIGGER task_born_pending BEFORE INSERT ON task_wal
@@ -81,9 +89,14 @@ END;
 
 CREATE TRIGGER task_legal_change BEFORE UPDATE OF state ON task_wal
 WHEN OLD.state <> NEW.state AND NOT (
-  (OLD.state = 'pending' AND NEW.state IN ('running', 'failed', 'timeout', 'republished'))
-  OR (OLD.state = 'running' AND NEW.state IN ('pending', 'completed', 'failed', 'timeout', 'republished'))
-  OR (OLD.state IN ('republished', 'failed', 'timeout') AND NEW.state = 'pending')
+  (OLD.state = 'pending' AND (
+    NEW.state = 'running' OR NEW.state = 'failed' OR NEW.state = 'timeout' OR NEW.state = 'republished'
+  ))
+  OR (OLD.state = 'running' AND (
+    NEW.state = 'pending' OR NEW.state = 'completed' OR NEW.state = 'failed' OR NEW.state = 'timeout'
+    OR NEW.state = 'republished'
+  ))
+  OR ((OLD.state = 'republished' OR OLD.state = 'failed' OR OLD.state = 'timeout') AND NEW.state = 'pending')
 )
 BEGIN
   SELECT RAISE(ABORT, 'illegal state: no such change of a task exists');
@@ -117,12 +130,12 @@ CREATE TABLE outbox (
   id          INTEGER PRIMARY KEY,
   message_id  TEXT NOT NULL UNIQUE,
   task_id     TEXT NOT NULL,
-  kind        TEXT NOT NULL CHECK (kind IN ('emit', 'dead-letter', 'republish', 'reject')),
+  kind        TEXT NOT NULL CHECK (kind = 'emit' OR kind = 'dead-letter' OR kind = 'republish' OR kind = 'reject'),
   exchange    TEXT NOT NULL,
   routing_key TEXT NOT NULL,
   body        BLOB NOT NULL,
   headers     TEXT NOT NULL,
-  status      TEXT NOT NULL CHECK (status IN ('unsent', 'sent', 'parked')),
+  status      TEXT NOT NULL CHECK (status = 'unsent' OR status = 'sent' OR status = 'parked'),
   attempts    INTEGER NOT NULL DEFAULT 0,
   next_at     REAL NOT NULL DEFAULT 0,
   created_at  REAL NOT NULL,
