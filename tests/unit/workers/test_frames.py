@@ -12,12 +12,11 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
-from eco_workers.broker.frames import HEARTBEAT, Cutter, FilteredReader, properties
+from eco_workers.broker.frames import HEARTBEAT, Cutter, FilteredReader
 
 OURS = 1
 FRAME_BYTES = 7
 BODY_BYTES_MAX = 1000
-CONTENT = b"\x00\x3c\x00\x00" + b"\x00" * 8
 
 
 def delivery(
@@ -105,19 +104,6 @@ def test_of_a_body_over_its_bound_only_the_beginning_is_kept() -> None:
     frames = delivery(1, b"x" * 5000, frame_bytes=400) + delivery(2, b"next")
     _, taken = cut([b"".join(frames)])
     assert [(each[0], len(each[5]), each[6]) for each in taken] == [(1, 1200, 5000), (2, 4, 4)]
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        pytest.param(CONTENT + b"\x80\x00\x05\xff\xfe\xff\xff\xff", id="text-that-is-no-utf8"),
-        pytest.param(CONTENT + b"\x20\x00\x00\x00\xff\xff", id="table-that-ends-too-early"),
-        pytest.param(CONTENT, id="no-flags"),
-    ],
-)
-def test_properties_that_cannot_be_read_are_none(broken: bytes) -> None:
-    """One producer's nonsense must not cost the connection of all."""
-    assert properties(broken) == spec.Basic.Properties()
 
 
 async def test_the_client_reads_what_passed_and_a_sign_of_life_instead_of_deliveries() -> None:

@@ -19,7 +19,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from pamqp import commands as spec
-from pamqp.header import ContentHeader
+
+from eco_workers.broker.properties import properties
 
 METHOD: Final = 1
 HEADER: Final = 2
@@ -133,20 +134,6 @@ class Cutter:
             body[0] if len(body) == 1 else b"".join(body),
             _CONTENT.unpack_from(self._header)[2],
         )
-
-
-def properties(header: bytes) -> spec.Basic.Properties:
-    """The properties in a content header; none where they cannot be read.
-
-    A producer's nonsense (text that is no UTF-8, a table that ends too early) must not cost the connection: the message
-    would come again with the next one, for ever. Without id and name it is no valid task, and is kept as such.
-    """
-    content = ContentHeader()
-    try:
-        content.unmarshal(header)
-    except (ValueError, struct.error, OverflowError, TypeError, IndexError, KeyError):
-        return spec.Basic.Properties()
-    return content.properties
 
 
 def _short(data: bytes, position: int) -> tuple[str, int]:
