@@ -32,9 +32,9 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
 
-    def enter(self, limit_s: float) -> Deadline:
-        """Give the current task so many seconds from now."""
-        task = asyncio.current_task()
+    def enter(self, limit_s: float, task: "asyncio.Task[None] | None" = None) -> Deadline:
+        """Give a task so many seconds from now; without one named, the current one."""
+        task = task or asyncio.current_task()
         assert task is not None  # noqa: S101  # called from inside a task only
         deadline = Deadline(task, self._loop.time() + limit_s)
         self._open.add(deadline)

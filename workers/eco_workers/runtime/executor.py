@@ -74,6 +74,7 @@ class Executor:
         self._concurrency = concurrency
         self._process_started_at = process_started_at
         self._clock = clock
+        self._loop = asyncio.get_running_loop()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._slot_free = asyncio.Event()
         self._allowed = asyncio.Event()
@@ -143,11 +144,13 @@ class Executor:
         if running.recovered and self._first_resumed_after_s is None:
             self._first_resumed_after_s = round(self._clock() - self._process_started_at, 3)
             log.info("first recovered task", task_id=running.task_id, after_s=self._first_resumed_after_s)
-        self._running[running.task_id] = asyncio.create_task(self._guarded(running))
+        self._running[running.task_id] = self._loop.create_task(self._guarded(running))
 
     async def _guarded(self, running: Running) -> None:
+        # Put there before this begins. To ask asyncio costs more: it asks the kernel for the process each time.
+        me = self._running[running.task_id]
         try:
-            await self._execute(running)
+            await self._execute(running, me)
         except FATAL as error:
             self._supervisor.report(error)
         except Exception as error:
@@ -156,17 +159,17 @@ class Executor:
             self._supervisor.report(error)
         finally:
             # Given back and claimed anew, the same task may stand there under another attempt already.
-            if self._running.get(running.task_id) is asyncio.current_task():
+            if self._running.get(running.task_id) is me:
                 del self._running[running.task_id]
             self._slot_free.set()
 
-    async def _execute(self, running: Running) -> None:
+    async def _execute(self, running: Running, me: "asyncio.Task[None]") -> None:
         task = self._registry[running.name]
         context = Context(running, self._journal, self._resources)
         started = time.perf_counter()
         kind = ""
         try:
-            result, why = await self._run_limited(running, task, context)
+            result, why = await self._run_limited(running, me, task, context)
             if result is None:
                 kind = "timeout"
                 log.warning("task ran out of time", task_id=running.task_id, task=task.name, why=why)
@@ -194,14 +197,16 @@ class Executor:
                 if kind in {"failed", "timeout"}:
                     self._metrics.tasks.labels(kind, running.name).inc()
 
-    async def _run_limited(self, running: Running, task: Task, context: Context) -> tuple[bytes | None, str]:
+    async def _run_limited(
+        self, running: Running, me: "asyncio.Task[None]", task: Task, context: Context
+    ) -> tuple[bytes | None, str]:
         """The result of the body, or None and which limit it did not keep."""
-        limit_s, why = task.time_limit_s, f"time limit of {task.time_limit_s:.6g} s"
+        limit_s, why = task.time_limit_s, ""
         if running.expires_at is not None and (left_s := running.expires_at - self._clock()) < limit_s:
             limit_s, why = left_s, "expired while it ran"
         if limit_s <= 0:
             return None, "expired before it was started"
-        deadline = self._deadlines.enter(limit_s)
+        deadline = self._deadlines.enter(limit_s, me)
         try:
             logs.bind(task_id=running.task_id, attempt=running.attempt)
             return encode(await task.function(context, task.parse(running.payload))), ""
@@ -212,7 +217,7 @@ class Executor:
             # Somebody else may have cancelled it as well: a stop goes before a time limit.
             if not deadline.expired or deadline.task.uncancel() > 0:
                 raise
-            return None, why
+            return None, why or f"time limit of {task.time_limit_s:.6g} s"
         finally:
             self._deadlines.leave(deadline)
 
