@@ -15,6 +15,7 @@ import apsw
 import pytest
 
 from eco_workers.errors import (
+    IllegalStateError,
     JournalCorruptError,
     JournalFatalError,
     JournalFullError,
@@ -86,6 +87,29 @@ async def test_a_journal_is_durable_in_wal_mode_and_checkpoints_itself(journals:
     other.close()
     assert PRAGMAS["synchronous"] == "FULL"
     assert PRAGMAS["wal_autocheckpoint"] == 0
+
+
+async def test_the_end_of_a_task_is_one_statement_and_fails_alone(journals: Journals) -> None:
+    """Without a savepoint nothing but the statement itself is undone, so there must be no other."""
+    journal = await journals.open()
+    await journal.accept([task(name) for name in ("a", "b", "c")])
+    await journal.claim(3, names=NAMES)
+    statements: list[str] = []
+    connection = journal._session.rows.connection
+    await journal._writer.between(
+        lambda: setattr(connection, "exec_trace", lambda _cursor, sql, _values: bool(statements.append(sql)) or True)
+    )
+    # While the writer is at the first, the others wait for one group: of a task that ends twice the second is refused.
+    results = await asyncio.gather(
+        *(journal.complete(name, b"1") for name in ("a", "b", "b", "c")), return_exceptions=True
+    )
+    await journal._writer.between(lambda: setattr(connection, "exec_trace", None))
+    assert [type(each) for each in results] == [type(None), type(None), IllegalStateError, type(None)]
+    assert not [each for each in statements if "SAVEPOINT" in each]
+    written = [each for each in statements if each.startswith(("UPDATE task_wal", "INSERT", "DELETE"))]
+    assert len(written) == 3
+    assert (await journal.statistics()).counts.completed == 3
+    assert await journal.verify() == []
 
 
 async def test_a_second_opener_waits_and_then_names_the_holder(journals: Journals) -> None:

@@ -40,6 +40,10 @@ class Session:
     def run(self, operation: Callable[[Any], Any]) -> Any:
         return operation(self)
 
+    def run_single(self, operation: Callable[[Any], Any]) -> Any:
+        self.events.append("single")
+        return operation(self)
+
     def commit(self) -> None:
         if self.commit_fails is not None:
             raise self.commit_fails
@@ -118,6 +122,23 @@ async def test_one_that_fails_takes_nothing_else_with_it(session: Session, write
     with pytest.raises(IllegalStateError):
         await bad
     assert "commit" in session.events
+
+
+async def test_one_that_writes_a_single_row_stands_in_the_same_group_and_fails_alone(
+    session: Session, writer: Writer
+) -> None:
+    session.gate.clear()
+    first = asyncio.create_task(writer.run(lambda _: 0))
+    await asyncio.sleep(0)
+    bad = asyncio.create_task(writer.run_single(fail(IllegalStateError("no"))))
+    good = asyncio.create_task(writer.run_single(lambda _: 1))
+    await asyncio.sleep(0)
+    session.gate.set()
+    assert await asyncio.gather(first, good) == [0, 1]
+    with pytest.raises(IllegalStateError):
+        await bad
+    assert session.events.count("single") == 2
+    assert session.events.count("commit") <= 2
 
 
 async def test_a_commit_that_fails_fails_every_future_of_its_group(session: Session, writer: Writer) -> None:

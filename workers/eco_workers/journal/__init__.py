@@ -34,8 +34,9 @@ What committed means
 
 An operation is committed when the `COMMIT` of its group has returned, and with `synchronous=FULL` that is after the
 `fsync` of the log. Its future resolves behind that and never before; a broker's ack is sent behind the future. A
-group commits as a whole or not at all; inside it each operation stands in a savepoint and fails alone. A group that
-is lost has written nothing, all its futures fail, and nothing is tried again behind the caller's back.
+group commits as a whole or not at all; inside it each operation stands in a savepoint, or is one statement, and fails
+alone. A group that is lost has written nothing, all its futures fail, and nothing is tried again behind the caller's
+back.
 
 Crash cases, and what the next open does
 ----------------------------------------

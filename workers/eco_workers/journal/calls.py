@@ -78,8 +78,11 @@ class JournalCalls(ABC):
         """Run an operation; returns after the commit that made it durable."""
 
     @abstractmethod
-    async def _finish(self, operation: Callable[[Upkeep], T]) -> T:
-        """Run an operation of work that is under way, or one that only reads: a full volume must not stop it."""
+    async def _finish(self, operation: Callable[[Upkeep], T], *, single: bool = False) -> T:
+        """Run an operation of work that is under way, or one that only reads: a full volume must not stop it.
+
+        `single` says that it writes one row by one statement, so that nothing can be left half done.
+        """
 
     @abstractmethod
     def _check_room(self) -> None:
@@ -162,7 +165,8 @@ class JournalCalls(ABC):
         """End a running task with its result."""
         bounds.check_result("result", result, self.limits)
         self._check_emits(emits)
-        await self._finish(lambda ops: ops.complete(task_id, result, emits, cache))
+        single = not emits and not cache
+        await self._finish(lambda ops: ops.complete(task_id, result, emits, cache), single=single)
 
     async def fail(self, task_id: str, error: str) -> None:
         """End a task for good."""

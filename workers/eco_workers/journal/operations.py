@@ -197,7 +197,7 @@ class Operations:
             standing = rules.take_over(row.standing())
             if standing.owner != row.owner:
                 due_at = _due_at(row.not_before, row.created_at)
-                self.rows.store(row, _with(row, standing, awaiting_since=None, due_at=due_at).sealed())
+                self.rows.store(row, _with(row, standing, awaiting_since=None, due_at=due_at))
 
     def fates(self, task_ids: Collection[str]) -> dict[str, Fate]:
         """What is to become of un-acked deliveries."""
@@ -210,7 +210,7 @@ class Operations:
         rows = self.rows.held_unacked(limit=100_000)
         for row in rows:
             after = _with(row, rules.lose_channel(row.standing()), awaiting_since=now, due_at=None)
-            self.rows.store(row, after.sealed())
+            self.rows.store(row, after)
         return len(rows)
 
     def close_unacked(self, after_s: float, limit: int) -> int:
@@ -231,26 +231,29 @@ class Operations:
             context.known_names = frozenset(budgets)
         if now >= context.next_expiry:
             self.expire(limit=EXPIRE_AT_ONCE)
-        claimed = []
+        started = []
         rows = self.rows.due(now, budgets, limit) if limit > 0 and budgets else []
         for row in rows:
             if row.attempts >= budgets[row.task_name]:
                 error = row.error or "no attempt has come to an end"
                 self._end(row, State.FAILED, now, error=f"all {row.attempts} attempts used up: {error}")
                 continue
-            claimed.append(self._start(row, now))
+            started.append((row, self._started(row, now)))
+        self.rows.store_started(started)
         context.work = context.work or len(rows) >= limit
         if now >= context.next_due:
             context.next_due = _or_never(self.rows.next_due(now))
-        return claimed
+        return [self._running(row, after) for row, after in started]
 
     def start(self, task_id: str) -> Running:
         """Start this very task, due or not."""
         row = self._load(task_id)
-        return self._start(row, self.now())
+        after = self._started(row, self.now())
+        self.rows.store_started([(row, after)])
+        return self._running(row, after)
 
-    def _start(self, row: TaskRow, now: float) -> Running:
-        after = _with(
+    def _started(self, row: TaskRow, now: float) -> TaskRow:
+        return _with(
             row,
             _ruled(row, rules.start),
             attempts=row.attempts + 1,
@@ -259,8 +262,6 @@ class Operations:
             started_at=now,
             last_activity=now,
         )
-        self.rows.store(row, after.sealed())
-        return self._running(row, after)
 
     def unfinished(self, limit: int) -> list[Unfinished]:
         """Pending and running tasks, for those who look at them."""
@@ -353,7 +354,7 @@ class Operations:
         )
         self._note_times(after)
         self._note_handover(row)
-        self.rows.store(row, after.sealed())
+        self.rows.store(row, after)
         self._worked(now)
 
     def release(self, task_ids: Sequence[str]) -> None:
@@ -369,7 +370,7 @@ class Operations:
                 due_at=None if row.awaiting_since is not None else min(row.due_at or now, now),
                 last_activity=now,
             )
-            self.rows.store(row, after.sealed())
+            self.rows.store(row, after)
         self._worked(now)
 
     def republish(self, task_ids: Sequence[str] | None, limit: int) -> int:
@@ -409,7 +410,7 @@ class Operations:
             awaiting = row.awaiting_since or now if standing.awaiting else None
             due_at = None if standing.awaiting else min(row.due_at or now, now)
             after = _with(row, standing, version=row.version + 1, awaiting_since=awaiting, due_at=due_at)
-            self.rows.store(row, after.sealed())
+            self.rows.store(row, after)
         self.channel_lost()
         self.mend_schedule(now)
         if self.context.limits.expire_after_s is not None:
@@ -479,7 +480,7 @@ class Operations:
             last_activity=now,
         )
         self._note_handover(row)
-        self.rows.store(row, after.sealed())
+        self.rows.store(row, after)
         self.context.last_ended = now
 
     def _emit(self, row: TaskRow, emits: Sequence[Emit], now: float) -> None:
@@ -512,11 +513,12 @@ class Operations:
 
 
 def _with(row: TaskRow, standing: Standing, **changes: object) -> TaskRow:
+    """The row in another standing and with other values, sealed."""
     changes["state"] = standing.state.value
     changes["owner"] = standing.owner.value
     changes["generation"] = standing.generation
     changes["messaged"] = int(standing.messaged)
-    return row.altered(changes)
+    return row.resealed(changes)
 
 
 def _ruled(row: TaskRow, rule: Callable[..., Standing], *facts: object) -> Standing:

@@ -72,6 +72,11 @@ UPDATE task_wal SET checksum = ?, result = ?, state = ?, owner = ?, generation =
   sync_error = ?
 WHERE id = ?;
 
+-- name: task_start
+-- What `task_store` writes of a row that begins to run; the rest of it stays.
+UPDATE task_wal SET checksum = ?, state = 'running', attempts = ?, version = ?, incarnation = ?, started_at = ?,
+  last_activity = ? WHERE id = ?;
+
 -- name: task_mark_synced
 -- A whole batch of reports; records.py says why their checksums need no other value.
 UPDATE task_wal SET sync_status = 'synced', last_sync_attempt = ?1, sync_error = NULL, checksum = (checksum & ?2) | ?3

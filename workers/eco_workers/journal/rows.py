@@ -41,6 +41,9 @@ class Rows(Protocol):
     def store(self, before: TaskRow, after: TaskRow) -> None:
         """Write what may change of a row while it lives; the payload and its like stay."""
 
+    def store_started(self, started: Sequence[tuple[TaskRow, TaskRow]]) -> None:
+        """Write rows that begin to run: each as it was, and as it is."""
+
     def mark_synced(self, versions: Mapping[str, int], now: float) -> None:
         """Mark the reports of ended rows, each only in the version given."""
 

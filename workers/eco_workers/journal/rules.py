@@ -119,7 +119,8 @@ def end(row: Standing, state: State) -> Standing:
     """Complete, fail or time out. The journal owns what has ended: an equal delivery is a duplicate from here on."""
     if state not in REPORTED:
         raise IllegalStateError(f"end: {state} is no end of a task")
-    return _change(row, state, "end")._replace(owner=Owner.JOURNAL, awaiting=False)
+    _check_change(row, state, "end")
+    return Standing(state, Owner.JOURNAL, row.generation, awaiting=False, messaged=row.messaged)
 
 
 def retry(row: Standing) -> Standing:
@@ -182,6 +183,11 @@ def _must_run(row: Standing, operation: str) -> None:
 
 
 def _change(row: Standing, target: State, operation: str) -> Standing:
+    _check_change(row, target, operation)
+    # Not `_replace`, which costs three times as much: each task passes here twice.
+    return Standing(target, row.owner, row.generation, row.awaiting, row.messaged)
+
+
+def _check_change(row: Standing, target: State, operation: str) -> None:
     if (row.state, target) not in LEGAL_CHANGES:
         raise IllegalStateError(f"{operation}: no change from {row.state} to {target} exists")
-    return row._replace(state=target)

@@ -93,6 +93,18 @@ class SqliteSession:
         connection.execute(self._release)
         return value
 
+    def run_single(self, operation: Callable[[Any], Any]) -> Any:
+        """Run one operation that writes by one statement only; SQLite undoes a statement that fails by itself.
+
+        A clock that was set back makes it mend the schedule as well. That stands on its own, and what the context knows
+        of it stays with it.
+        """
+        try:
+            return operation(self.operations)
+        except BaseException:
+            self.rows.forget()
+            raise
+
     def commit(self) -> None:
         """Write the counters if they changed, then commit."""
         if self.rows.counters.snapshot() != self._counters_at_begin:

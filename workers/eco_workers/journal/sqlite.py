@@ -133,17 +133,18 @@ class SqliteJournal(JournalCalls):
     async def _run(self, operation: Callable[[Upkeep], T]) -> T:
         return await self._writer.run(operation)
 
-    async def _finish(self, operation: Callable[[Upkeep], T]) -> T:
+    async def _finish(self, operation: Callable[[Upkeep], T], *, single: bool = False) -> T:
         """Run an operation of work that is under way: when the volume is full, again once the ballast has been freed.
 
         The group that failed has committed nothing, so running its operation again is no second time.
         """
+        run = self._writer.run_single if single else self._writer.run
         for _ in range(FULL_TRIES - 1):
             try:
-                return await self._writer.run(operation)
+                return await run(operation)
             except JournalFullError:
                 continue
-        return await self._writer.run(operation)
+        return await run(operation)
 
     def _check_room(self) -> None:
         reason = self._session.space.read_only

@@ -128,6 +128,18 @@ class SqliteRows:
         if before.ended_at is not None or after.ended_at is not None:
             self.counters.task(before, after)
 
+    def store_started(self, started: Sequence[tuple[TaskRow, TaskRow]]) -> None:
+        """Write rows that begin to run, in one go."""
+        connection = self.connection
+        changes = connection.total_changes()
+        connection.executemany(
+            self._sql["task_start"],
+            [(after[1], after[11], after[12], after[19], after[22], after[24], before[0]) for before, after in started],
+        )
+        if connection.total_changes() - changes != len(started):
+            raise JournalCorruptError("a row that is to be started was read and cannot be written")
+        self._running.update({after.task_id: after for _, after in started})
+
     def mark_synced(self, versions: Mapping[str, int], now: float) -> None:
         """Mark the reports of ended rows, each only in the version given; one statement for all that are due."""
         checksum = report_checksum("synced", now, None)

@@ -1,7 +1,8 @@
 """The writer thread: whole operations cross to it, one transaction commits many of them, then their futures resolve.
 
     callers ── operation ──▶ queue (bounded) ──▶ BEGIN IMMEDIATE
-                                                   SAVEPOINT · operation · RELEASE     (each operation of the group)
+                                                   SAVEPOINT · operation · RELEASE     (each operation of the group;
+                                                   or one statement                    what writes by one needs no more)
                                                  COMMIT  (one fsync for all)
     callers ◀── results, one callback of the loop for the whole group
 
@@ -44,6 +45,9 @@ class Session(Protocol):
     def run(self, operation: Callable[[Any], Any]) -> Any:
         """Run one operation in a savepoint; on an error the savepoint is undone and the error raised."""
 
+    def run_single(self, operation: Callable[[Any], Any]) -> Any:
+        """Run one operation that writes by one statement only, which is undone by itself when it fails."""
+
     def commit(self) -> None:
         """Make the group durable."""
 
@@ -77,6 +81,8 @@ class Task:
     future: "asyncio.Future[Any]"
     outside: bool = False
     """To be run between two groups, in no transaction: a checkpoint cannot run inside one."""
+    single: bool = False
+    """Writes by one statement only: needs no savepoint."""
     error: BaseException | None = None
     value: Any = None
 
@@ -133,13 +139,17 @@ class Writer:
 
         A caller that is cancelled lets go of its future, no more: the operation is carried out or fails with its group.
         """
-        return await self._submit(operation, outside=False)
+        return await self._submit(operation)
+
+    async def run_single(self, operation: Callable[[Any], T]) -> T:
+        """Run an operation as `run` does, one that writes by one statement only."""
+        return await self._submit(operation, single=True)
 
     async def between(self, action: Callable[[], T]) -> T:
         """Run an action on the thread between two groups."""
         return await self._submit(lambda _session: action(), outside=True)
 
-    async def _submit(self, operation: Callable[[Any], T], *, outside: bool) -> T:
+    async def _submit(self, operation: Callable[[Any], T], *, outside: bool = False, single: bool = False) -> T:
         if self._depth >= self._queue_operations_max or self._waiting:
             await self._room()
         if self.broken is not None:
@@ -148,7 +158,7 @@ class Writer:
             raise JournalError("the journal is closed")
         future: asyncio.Future[T] = self._loop.create_future()
         self._depth += 1
-        self._queue.put(Task(operation, future, outside))
+        self._queue.put(Task(operation, future, outside, single))
         return await future
 
     async def close(self) -> None:
@@ -242,7 +252,8 @@ class Writer:
         """Run one operation. Raises when the whole group is lost with it."""
         try:
             reached("operation.before")
-            task.value = self._session.run(task.operation)
+            run = self._session.run_single if task.single else self._session.run
+            task.value = run(task.operation)
             reached("operation.after")
         except Exception as error:
             meant = translate(error, "operation")

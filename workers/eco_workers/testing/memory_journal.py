@@ -119,7 +119,8 @@ class MemoryJournal(JournalCalls):
         await asyncio.sleep(0)
         return value
 
-    async def _finish(self, operation: Callable[[Upkeep], T]) -> T:
+    async def _finish(self, operation: Callable[[Upkeep], T], *, single: bool = False) -> T:
+        del single  # everything is undone here in the same way
         return await self._run(operation)
 
     def _check_room(self) -> None:

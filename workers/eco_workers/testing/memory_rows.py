@@ -63,6 +63,11 @@ class MemoryRows:
         self.tasks[before.task_id] = after
         self.counters.task(before, after)
 
+    def store_started(self, started: Sequence[tuple[TaskRow, TaskRow]]) -> None:
+        """Write rows that begin to run."""
+        for before, after in started:
+            self.store(before, after)
+
     def replace(self, before: TaskRow, after: TaskRow) -> None:
         """Write all of a row."""
         self.store(before, after)
@@ -132,8 +137,8 @@ class MemoryRows:
             row = self.load(task_id)
             if row is None or row.version != version or row.state not in REPORTED or row.sync_status == "synced":
                 continue
-            after = row.altered({"sync_status": "synced", "last_sync_attempt": now, "sync_error": None})
-            self.store(row, after.sealed())
+            after = row.resealed({"sync_status": "synced", "last_sync_attempt": now, "sync_error": None})
+            self.store(row, after)
 
     def unsynced(self, limit: int) -> list[TaskRow]:
         """Rows that owe a report."""
