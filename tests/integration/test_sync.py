@@ -197,8 +197,9 @@ class Ledger:
         self.refused: dict[str, int] = {}
         self.parked: set[str] = set()
 
-    async def unsynced(self, limit: int) -> Sequence[Row]:
-        return [row for key, row in self.due.items() if key not in self.parked][:limit]
+    async def unsynced(self, limit: int, since: float = 0.0) -> Sequence[Row]:
+        due = [row for key, row in self.due.items() if key not in self.parked and row.ended_at >= since]
+        return sorted(due, key=lambda row: row.ended_at)[:limit]
 
     async def synced(self, versions: Any) -> None:
         for task_id in versions:

@@ -211,9 +211,9 @@ class JournalCalls(ABC):
 
     # -- sync -----------------------------------------------------------------------------------------------------
 
-    async def unsynced(self, limit: int) -> list[Report]:
+    async def unsynced(self, limit: int, since: float = 0.0) -> list[Report]:
         """Rows that owe their report."""
-        return await self._finish(lambda ops: ops.unsynced(limit))
+        return await self._finish(lambda ops: ops.unsynced(limit, since))
 
     async def synced(self, versions: Mapping[str, int]) -> None:
         """Mark reported rows."""

@@ -295,8 +295,8 @@ class TaskJournal(Protocol):
     async def park_outbox(self, row_id: int, error: str) -> None:
         """Count an attempt of a message that could not be routed; parked after the last one, never dropped."""
 
-    async def unsynced(self, limit: int) -> list[Report]:
-        """Terminal rows that owe their report, oldest end first; republished rows are not among them.
+    async def unsynced(self, limit: int, since: float = 0.0) -> list[Report]:
+        """Terminal rows that ended at `since` or later and owe their report, oldest end first; no republished ones.
 
         Fewer than `limit` where they are large, and none only when none is due.
         """

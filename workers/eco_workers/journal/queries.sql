@@ -132,7 +132,7 @@ SELECT {task} FROM task_wal WHERE state = 'pending' ORDER BY due_at LIMIT ?;
 SELECT {task} FROM task_wal WHERE state = 'pending' AND not_before IS NULL AND created_at < ? LIMIT ?;
 
 -- name: task_unsynced
-SELECT {task} FROM task_wal WHERE sync_status = 'pending' AND {reported}
+SELECT {task} FROM task_wal WHERE sync_status = 'pending' AND {reported} AND ended_at >= ?
 ORDER BY ended_at LIMIT ?;
 
 -- name: task_parked

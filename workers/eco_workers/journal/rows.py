@@ -86,8 +86,8 @@ class Rows(Protocol):
     def created_before(self, moment: float, limit: int) -> list[TaskRow]:
         """Pending rows without a scheduled start that were accepted before `moment`."""
 
-    def unsynced(self, limit: int) -> list[TaskRow]:
-        """Rows that owe a report, the earliest end first."""
+    def unsynced(self, limit: int, since: float) -> list[TaskRow]:
+        """Rows that ended at `since` or later and owe a report, the earliest end first."""
 
     def sync_parked(self, limit: int) -> list[TaskRow]:
         """Rows whose report is parked."""

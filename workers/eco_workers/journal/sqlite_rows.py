@@ -209,9 +209,9 @@ class SqliteRows:
         """Pending rows without a scheduled start, accepted before a moment."""
         return self._tasks(self._sql["task_created_before"], (moment, limit))
 
-    def unsynced(self, limit: int) -> list[TaskRow]:
+    def unsynced(self, limit: int, since: float) -> list[TaskRow]:
         """Rows that owe a report."""
-        return self._within(self._sql["task_unsynced"], (limit,))
+        return self._within(self._sql["task_unsynced"], (since, limit))
 
     def sync_parked(self, limit: int) -> list[TaskRow]:
         """Rows whose report is parked."""

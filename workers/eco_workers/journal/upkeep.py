@@ -56,11 +56,11 @@ class Upkeep(Operations):
         """Keep the sync target."""
         self.rows.put_meta(META_SYNC_TARGET, target)
 
-    def unsynced(self, limit: int) -> list[Report]:
+    def unsynced(self, limit: int, since: float) -> list[Report]:
         """Rows that owe their report; none while there is no target."""
         if not self.sync_target():
             return []
-        return [_report(row) for row in self.rows.unsynced(limit)]
+        return [_report(row) for row in self.rows.unsynced(limit, since)]
 
     def synced(self, versions: Mapping[str, int]) -> None:
         """Mark reported rows, each only in the version that was reported."""

@@ -140,9 +140,9 @@ class MemoryRows:
             after = row.resealed({"sync_status": "synced", "last_sync_attempt": now, "sync_error": None})
             self.store(row, after)
 
-    def unsynced(self, limit: int) -> list[TaskRow]:
+    def unsynced(self, limit: int, since: float) -> list[TaskRow]:
         """Rows that owe a report."""
-        return self._reports("pending")[:limit]
+        return [row for row in self._reports("pending") if (row.ended_at or 0.0) >= since][:limit]
 
     def sync_parked(self, limit: int) -> list[TaskRow]:
         """Rows whose report is parked."""
@@ -250,7 +250,7 @@ class MemoryRows:
             unknown_name=unknown,
             oldest_due=min(due, default=None),
             oldest_running=min(running, default=None),
-            oldest_unsynced=min((row.ended_at or 0.0 for row in self.unsynced(len(self.tasks))), default=None),
+            oldest_unsynced=min((row.ended_at or 0.0 for row in self.unsynced(len(self.tasks), 0.0)), default=None),
             oldest_unsent=unsent[0] if unsent else None,
         )
 
