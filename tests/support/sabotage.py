@@ -324,14 +324,12 @@ def _ballast_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def _attempt_uncounted(patch: pytest.MonkeyPatch) -> None:
-    store = SqliteRows.store
+    store = SqliteRows.store_started
 
-    def careless(self: SqliteRows, before: TaskRow, after: TaskRow) -> None:
-        if after.state == State.RUNNING and before.state == State.PENDING:
-            after = after._replace(attempts=before.attempts).sealed()
-        store(self, before, after)
+    def careless(self: SqliteRows, started: Sequence[tuple[TaskRow, TaskRow]]) -> None:
+        store(self, [(before, after._replace(attempts=before.attempts).sealed()) for before, after in started])
 
-    patch.setattr(SqliteRows, "store", careless)
+    patch.setattr(SqliteRows, "store_started", careless)
 
 
 def _no_dead_letter(patch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,7 @@ def test_no_query_scans_the_table_of_tasks(schema: str) -> None:
         assert not [step for step in plan if step in {"SCAN task_wal", "SCAN outbox"}], (name, plan)
 
 
-@pytest.mark.parametrize("name", ["task_insert", "task_store", "task_replace"])
+@pytest.mark.parametrize("name", ["task_insert", "task_start", "task_store", "task_replace"])
 def test_writing_a_task_makes_no_temporary_tables(name: str) -> None:
     """SQLite makes one for each IN over three constants or more, in a condition, a check or a trigger, each time."""
     connection = apsw.Connection(":memory:")
