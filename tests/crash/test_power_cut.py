@@ -92,6 +92,44 @@ async def test_two_torn_writes_one_after_the_other_are_no_damage(directory: Path
     assert found == 1
 
 
+async def test_a_torn_write_at_the_begin_of_a_log_is_no_damage_when_the_next_one_is_torn_too(directory: Path) -> None:
+    """Nothing of such a log can be replayed, and SQLite would go on in it under the same salts."""
+
+    def first_frame(image: Image) -> slice:
+        return slice(LOG_HEADER_BYTES, LOG_HEADER_BYTES + FRAME_BYTES)
+
+    started: list[Image] = []
+
+    def look(name: str) -> None:
+        if name == "open.epoch-raised":
+            started.append(read_image(directory / "work"))
+
+    write_image({}, directory / "work")
+    async with await SqliteJournal.open(directory / "work" / JOURNAL, identity=IDENTITY, limits=SMALL) as journal:
+        # What runs is taken up again by the next start, so that its transaction is longer than one page.
+        for number in range(20):
+            await journal.accept([NewTask(f"task-{number}", "resize", b"1", "q.batch")])
+            await journal.start(f"task-{number}")
+        await journal.checkpoint()
+        image = read_image(directory / "work")
+    write_image({LOG: image[LOG]}, directory / "look")
+    assert survey(directory / "look" / LOG).commits == (1,)
+    data = bytearray(image[LOG])
+    data[LOG_HEADER_BYTES + 100] ^= 0xFF
+    torn: Image = {**image, LOG: bytes(data)}
+
+    write_image(torn, directory / "work")
+    with failpoints.installed(look):
+        journal = await SqliteJournal.open(directory / "work" / JOURNAL, identity=IDENTITY, limits=SMALL)
+    await journal.close()
+    # The first frame of what that start wrote has not reached the disk: what stood there stands there still.
+    data = bytearray(started[0][LOG])
+    data[first_frame(torn)] = torn[LOG][first_frame(torn)]
+    write_image({**started[0], LOG: bytes(data)}, directory / "work")
+    async with await SqliteJournal.open(directory / "work" / JOURNAL, identity=IDENTITY, limits=SMALL) as journal:
+        assert (await journal.statistics()).counts.due == 20
+
+
 @pytest.mark.parametrize("synchronous", ["NORMAL", "OFF"])
 async def test_the_cuts_find_what_a_journal_that_does_not_sync_loses(directory: Path, synchronous: str) -> None:
     """The control: the same cuts of a journal without `synchronous=FULL` find losses."""

@@ -304,8 +304,9 @@ def _check(connection: apsw.Connection, plan: Plan, found: WalSurvey) -> None:
     replayed, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
     if found.behind(max(0, replayed)):
         # What the power cut short still ends in a commit frame. Writing on over its first frames would leave that one
-        # standing behind the next torn write, and two of them look like a lost commit: begin the log anew instead.
-        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_FULL)
+        # standing behind the next torn write, and two of them look like a lost commit: begin the log anew instead. Cut
+        # off, not only moved: SQLite goes on under the same salts in a log of which it could replay nothing.
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
 
 def _take_over(connection: apsw.Connection, plan: Plan, lock: JournalLock) -> tuple[SqliteSession, str]:
