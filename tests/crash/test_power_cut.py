@@ -95,9 +95,7 @@ async def test_two_torn_writes_one_after_the_other_are_no_damage(directory: Path
 async def test_a_torn_write_at_the_begin_of_a_log_is_no_damage_when_the_next_one_is_torn_too(directory: Path) -> None:
     """Nothing of such a log can be replayed, and SQLite would go on in it under the same salts."""
 
-    def first_frame(image: Image) -> slice:
-        return slice(LOG_HEADER_BYTES, LOG_HEADER_BYTES + FRAME_BYTES)
-
+    first_frame = slice(LOG_HEADER_BYTES, LOG_HEADER_BYTES + FRAME_BYTES)
     started: list[Image] = []
 
     def look(name: str) -> None:
@@ -124,7 +122,7 @@ async def test_a_torn_write_at_the_begin_of_a_log_is_no_damage_when_the_next_one
     await journal.close()
     # The first frame of what that start wrote has not reached the disk: what stood there stands there still.
     data = bytearray(started[0][LOG])
-    data[first_frame(torn)] = torn[LOG][first_frame(torn)]
+    data[first_frame] = torn[LOG][first_frame]
     write_image({**started[0], LOG: bytes(data)}, directory / "work")
     async with await SqliteJournal.open(directory / "work" / JOURNAL, identity=IDENTITY, limits=SMALL) as journal:
         assert (await journal.statistics()).counts.due == 20
