@@ -94,7 +94,6 @@ async def test_two_torn_writes_one_after_the_other_are_no_damage(directory: Path
 
 async def test_a_torn_write_at_the_begin_of_a_log_is_no_damage_when_the_next_one_is_torn_too(directory: Path) -> None:
     """Nothing of such a log can be replayed, and SQLite would go on in it under the same salts."""
-
     first_frame = slice(LOG_HEADER_BYTES, LOG_HEADER_BYTES + FRAME_BYTES)
     started: list[Image] = []
 
