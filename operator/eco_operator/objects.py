@@ -15,6 +15,10 @@ OWNER: Final = "owner"
 """Stands for the uid of an object's owner in the set of its fields."""
 
 
+SHARED_CHARACTERS_MAX: Final = 64
+"""Longer texts are each an object's own."""
+
+
 class Key(NamedTuple):
     """One of our own objects, existing or gone."""
 
@@ -204,7 +208,16 @@ def own(kind: Kind, body: Mapping[str, Any]) -> Owned:
     """Keep one of our own objects whole but for its managed fields."""
     metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
     key = Key(kind.kind, metadata["namespace"], metadata["name"])
-    return Owned(key, metadata["uid"], version_of(body), {**body, "metadata": metadata})
+    return Owned(key, metadata["uid"], version_of(body), _shared({**body, "metadata": metadata}))
+
+
+def _shared(value: Any) -> Any:
+    """The same with strings that objects have in common held once: a fleet's specs and statuses are much alike."""
+    if isinstance(value, dict):
+        return {sys.intern(name): _shared(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_shared(entry) for entry in value]
+    return sys.intern(value) if isinstance(value, str) and len(value) <= SHARED_CHARACTERS_MAX else value
 
 
 def project(kind: Kind, body: Mapping[str, Any]) -> Child:

@@ -161,13 +161,16 @@ async def test_a_scale_up_never_starts_beside_the_job_and_takes_the_journal_up_a
     await start(world)
     world.fleet.holds_jobs = True
     world.kubectl("scale", "ecoworker/storage", "--replicas=1")
-    await there(world, kinds.JOB, "storage-1-drain")
+
+    async def has_job_pods() -> bool:
+        return bool(json.loads(world.kubectl("get", "pods", "-l", "component=job", "-o", "json"))["items"])
+
+    await until("the job's pod runs", has_job_pods, within_s=15)
     claim = (await world.cluster.get(kinds.CLAIM, world.namespace, "wal-storage-1"))["metadata"]["uid"]
     world.kubectl("scale", "ecoworker/storage", "--replicas=2")
     await gone(world, kinds.JOB, "storage-1-drain")
     await there(world, kinds.DEPLOYMENT, "storage-1")
-    pods = json.loads(world.kubectl("get", "pods", "-l", "component=job", "-o", "json"))["items"]
-    assert pods == [], "the shard was started beside the pod of its job"
+    assert not await has_job_pods(), "the shard was started beside the pod of its job"
     await world.until_ready()
     found = await world.cluster.get(kinds.CLAIM, world.namespace, "wal-storage-1")
     assert found["metadata"]["uid"] == claim

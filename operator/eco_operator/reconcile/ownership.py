@@ -30,7 +30,7 @@ def drift(desired: Mapping[str, Any], child: Child) -> str:
         return "the wanted state changed"
     if not child.owned_fields:
         return "none of its fields is ours any more"
-    seen = (wanted, child.owner, child.owned_fields)
+    seen = (child.desired_hash, child.owner, child.owned_fields)
     if (lost := _known.get(seen)) is None:
         lost = next(lost_fields(_without_owner(desired, child), _fields(child.owned_fields)), "")
         _known[seen] = lost
