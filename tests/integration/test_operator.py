@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from eco_crds import contract
+from eco_crds.ecoworker import EcoWorker
 from eco_crds.wal import JournalMode, WalAges, WalCounts
+from eco_crds.walsync import WalSync
 from eco_operator import errors, kinds
+from eco_operator.resources import budget, controller_revision, deployment, service, sync_config
 from tests.support.apiserver import ApiServer
 from tests.support.fleet import uuid_of
 from tests.support.operator_world import (
@@ -219,6 +222,36 @@ async def test_an_object_of_a_needed_name_that_is_not_ours_is_left_alone_and_rep
     await world.until_condition("Stalled", "True", "NameConflict")
     after = await world.cluster.get(kinds.SERVICE, world.namespace, "storage")
     assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+
+
+async def test_no_object_of_any_kind_is_taken_over(world: World) -> None:
+    paused = example(replicas=1)
+    paused["metadata"]["annotations"] = {contract.ANNOTATION_PAUSED: "true"}
+    world.kubectl("apply", "-f", "-", given=paused)
+    world.kubectl("apply", "-f", "-", given=sync())
+    worker = EcoWorker.read(await world.worker())
+    synced = WalSync.read(await world.cluster.get(kinds.WAL_SYNC, world.namespace, sync()["metadata"]["name"]))
+    wanted = (
+        service.build(worker),
+        budget.build(worker),
+        sync_config.build(worker, settings=synced.spec.settings()),
+        controller_revision.build(worker, number=1, image=IMAGE),
+        deployment.build(worker, 0, image=IMAGE),
+    )
+    theirs = [{**it, "metadata": {"name": it["metadata"]["name"]}} for it in wanted]
+    before = {}
+    for it in theirs:
+        world.kubectl("create", "-f", "-", given=it)
+        kind, name = kinds.BY_NAME[it["kind"]], it["metadata"]["name"]
+        before[kind, name] = (await world.cluster.get(kind, world.namespace, name))["metadata"]["resourceVersion"]
+    world.kubectl("annotate", "ecoworker/storage", f"{contract.ANNOTATION_PAUSED}-")
+    await world.until_condition("Stalled", "True", "NameConflict")
+    conditions = (await world.worker())["status"]["conditions"]
+    message = next(it["message"] for it in conditions if it["type"] == "Stalled")
+    for (kind, name), version in before.items():
+        found = await world.cluster.get(kind, world.namespace, name)
+        assert found["metadata"]["resourceVersion"] == version
+        assert f"{kind.kind}/{name}" in message
 
 
 async def test_a_claim_that_is_not_ours_keeps_the_shard_from_starting(world: World) -> None:
