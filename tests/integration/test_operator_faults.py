@@ -86,15 +86,19 @@ async def test_watches_that_fail_are_begun_anew_in_the_same_process(server: ApiS
     """Told 410 where it watches and lists, Kopf would end the process; and kill it should that take long."""
     async with rig(server, tmp_path) as made:
         await made.learn(APPLY)
-        first = made.operator.pid
+        first, watches = made.operator.pid, made.api.watches
         made.api.begin(Fault.GONE, budget=GONE_ANSWERS, probability=1.0)
         made.api.cut_watches()
 
         async def all_given() -> bool:
             return made.api.injected == GONE_ANSWERS
 
+        async def all_watched() -> bool:
+            return made.api.watches >= watches
+
         await until("every 410 has been given", all_given, within_s=60)
         made.api.end()
+        await until("everything is watched again", all_watched, within_s=60)
         found = await api_faults(made, Fault.REPEAT_EVENTS, 3, APPLY)
         assert (made.exits, made.operator.pid) == ([], first)
         assert [str(it) for it in found if it.complaints] == []

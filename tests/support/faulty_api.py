@@ -125,6 +125,11 @@ class FaultyApi:
         """Behave from now on."""
         self._fault, self.crash_at = None, {}
 
+    @property
+    def watches(self) -> int:
+        """How many watches are open."""
+        return sum(not task.done() for task in self._watches)
+
     def cut_watches(self) -> int:
         """Close every watch in mid-stream; how many there were."""
         found = [task for task in self._watches if not task.done()]

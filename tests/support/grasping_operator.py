@@ -1,17 +1,19 @@
-"""An operator that does not look whether a name is taken before it applies, and takes what is not its own.
+"""An operator that applies whether a name is taken or not, and takes what is not its own.
 
 Run as `python -m tests.support.grasping_operator run`. The tests of random objects must catch it.
 """
 
+from typing import Any
+
 from eco_operator import __main__ as operator
-from eco_operator.act import Actor
+from eco_operator.cluster import Cluster, Object
 
 
-async def is_free(*_: object) -> bool:
-    """Whether a name is free: it always is."""
-    return True
+async def make(self: Cluster, desired: Object) -> dict[str, Any]:
+    """Apply an object that must not be there yet, without a word about that."""
+    return await self.apply(desired, force=False)
 
 
 if __name__ == "__main__":
-    Actor._is_free = is_free  # type: ignore[method-assign,assignment]  # that is the sabotage
+    Cluster.make = make  # type: ignore[method-assign]  # that is the sabotage
     operator.main()
