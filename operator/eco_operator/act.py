@@ -26,8 +26,8 @@ from eco_operator.shards import Target
 logger = structlog.get_logger(__name__)
 
 TOKEN_BYTES: Final = 32
-EVENT_CHARACTERS_MAX: Final = 1024
-"""Of a message; the API server takes no more."""
+EVENT_CHARACTERS_MAX: Final = 1000
+"""Of a message that tells of several objects, before it says how many more: `events.k8s.io` allows a note 1,024."""
 
 
 class Workers(Protocol):
@@ -253,7 +253,12 @@ def _gathered(made: Sequence[Announce]) -> Announce | None:
     """One event for all that was made at once: a new EcoWorker is no reason to post eight."""
     if len(made) < 2:
         return next(iter(made), None)
-    return replace(made[0], reason="Created", message=" ".join(it.message for it in made)[:EVENT_CHARACTERS_MAX])
+    told = [it.message for it in made]
+    while len(" ".join(told)) > EVENT_CHARACTERS_MAX:
+        told.pop()
+    if len(told) < len(made):
+        told.append(f"And {len(made) - len(told)} more.")
+    return replace(made[0], reason="Created", message=" ".join(told))
 
 
 def event(announce: Announce, identity: str) -> dict[str, Any]:

@@ -120,13 +120,8 @@ class Cluster:
         kind = kinds.BY_NAME[desired["kind"]]
         metadata = desired["metadata"]
         manager = contract.STATUS_FIELD_MANAGER if subresource == "status" else contract.FIELD_MANAGER
-        return await self._request(
-            "apply",
-            kind,
-            kind.path(metadata["namespace"], metadata["name"], subresource),
-            query={"fieldManager": manager, "force": "true" if force else "false", **UNCHECKED},
-            body=desired,
-        )
+        path = kind.path(metadata["namespace"], metadata["name"], subresource)
+        return await self._apply(kind, path, desired, manager=manager, force=force)
 
     async def make(self, desired: Object) -> dict[str, Any]:
         """Server-side apply of an object that must not be there yet; a `ConflictError` when its name is taken.
@@ -150,15 +145,17 @@ class Cluster:
                 "annotations": dict(annotations),
             },
         }
-        query = {"fieldManager": manager, "force": "true"}
-        return await self._request("apply", kind, kind.path(target.namespace, target.name), query=query, body=body)
+        return await self._apply(kind, kind.path(target.namespace, target.name), body, manager=manager)
 
     async def release(self, kind: Kind, target: Child, manager: str) -> dict[str, Any]:
         """Have a field manager own nothing of an object that exists; what nobody else owns goes."""
         metadata = {"name": target.name, "namespace": target.namespace, "uid": target.uid}
         body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}
-        query = {"fieldManager": manager, "force": "true"}
-        return await self._request("apply", kind, kind.path(target.namespace, target.name), query=query, body=body)
+        return await self._apply(kind, kind.path(target.namespace, target.name), body, manager=manager)
+
+    async def _apply(self, kind: Kind, path: str, body: Object, *, manager: str, force: bool = True) -> dict[str, Any]:
+        query = {"fieldManager": manager, "force": "true" if force else "false", **UNCHECKED}
+        return await self._request("apply", kind, path, query=query, body=body)
 
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> dict[str, Any] | None:
         """Delete the object with that uid; one that is gone, or another by now, is no error.

@@ -18,6 +18,7 @@ from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
 from eco_crds import contract
 from eco_operator import errors, kinds, metrics
+from eco_operator.cluster import LIST_CHUNK_OBJECTS
 from eco_operator.kinds import Kind
 
 logger = structlog.get_logger(__name__)
@@ -25,7 +26,6 @@ logger = structlog.get_logger(__name__)
 Sink = Callable[[Kind, str | None, Mapping[str, Any]], None]
 """Takes kind, type of the event (None: listed) and the object. Must be quick and must not fail."""
 
-LIST_CHUNK_OBJECTS: Final = 50
 INACTIVITY_TIMEOUT_S: Final = 70.0
 IDLE_WORKER_S: Final = 0.1
 PAUSE_S_MIN: Final = 0.5

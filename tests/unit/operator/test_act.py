@@ -133,6 +133,15 @@ async def test_an_object_made_by_itself_has_an_event_by_itself(server: Server, w
     assert [it["reason"] for it in server.events] == ["ShardCreated"]
 
 
+async def test_an_event_of_many_objects_says_how_many_it_does_not_name(server: Server, world: InMemory) -> None:
+    world.apply_worker(replicas=30)
+    await actor(server).act(KEY, world.plan(), is_current=lambda: True)
+    told = server.events[0]["message"]
+    assert len(told) <= 1024
+    *named, left = told.split(". ")
+    assert left == f"And {63 - len(named)} more."
+
+
 async def test_what_was_made_is_told_although_the_next_step_ended_the_work(server: Server, world: InMemory) -> None:
     going = errors.DeniedError("apply", "x", status=403, message="unable to create: namespace is being terminated")
     server.failures[("PodDisruptionBudget", "storage")] = going

@@ -202,3 +202,13 @@ async def test_kopf_never_kills_the_process_for_a_failure_that_was_mended() -> N
     settings = kopf.OperatorSettings()
     await doors._configure(settings)
     assert settings.process.ultimate_exiting_timeout is None
+
+
+async def test_kopf_copies_and_remembers_no_object() -> None:
+    settings = kopf.OperatorSettings()
+    await doors._configure(settings)
+    body: Any = {"metadata": {"uid": "u", "name": "n"}, "spec": {"replicas": 1}}
+    assert settings.persistence.diffbase_storage.build(body=body) == {}
+    memories = doors.NoMemories()
+    await memories.recall(body, noticed_by_listing=True)
+    assert list(memories.iter_all_memories()) == []
