@@ -36,6 +36,17 @@ def test_an_event_names_the_ecoworker_it_concerns() -> None:
     assert cache.see(kinds.CONFIG_MAP, "ADDED", child(1)) == {WORKER}
 
 
+def test_what_is_of_our_own_kinds_is_found_by_kind_and_namespace_as_long_as_it_is_there() -> None:
+    cache = Cache()
+    cache.see(kinds.ECO_WORKER, "ADDED", child(1, name="storage"))
+    cache.see(kinds.WAL_SYNC, "ADDED", child(2, name="reports"))
+    assert [it.key for it in cache.all_owned(kinds.ECO_WORKER)] == [WORKER]
+    assert cache.all_owned(kinds.ECO_WORKER, "elsewhere") == []
+    cache.see(kinds.ECO_WORKER, "DELETED", child(3, name="storage"))
+    assert cache.all_owned(kinds.ECO_WORKER) == []
+    assert [it.key.name for it in cache.all_owned(kinds.WAL_SYNC, "shop")] == ["reports"]
+
+
 def test_a_repeated_event_tells_nothing_new() -> None:
     cache = Cache()
     cache.see(kinds.CONFIG_MAP, "ADDED", child(1))
