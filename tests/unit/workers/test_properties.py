@@ -85,6 +85,17 @@ def test_both_forms_of_a_task_are_common(form: str, monkeypatch: pytest.MonkeyPa
     assert same(properties(header), wanted)
 
 
+@pytest.mark.parametrize("size", range(10))
+def test_a_table_or_array_of_any_size_is_read_as_the_client_reads_it(size: int) -> None:
+    """It may end in the middle of a value, or of what follows it."""
+    table = b"\x01a\x53\x00\x00\x00\x02xy"
+    array = b"\x53\x00\x00\x00\x02xy"
+    nested = b"\x01l\x41" + struct.pack(">I", size) + array
+    for headers in (struct.pack(">I", size) + table, struct.pack(">I", len(nested)) + nested):
+        header = CONTENT + b"\x20\x80" + headers + b"\x02id"
+        assert same(properties(header), as_the_client(header))
+
+
 def test_tables_in_tables_without_an_end_are_no_properties() -> None:
     depth = 20_000
     inner = b""
