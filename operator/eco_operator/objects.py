@@ -265,9 +265,15 @@ def _owned_fields(metadata: Mapping[str, Any]) -> str:
             and not entry.get("subresource")
         ):
             text = json.dumps(entry.get("fieldsV1") or {}, sort_keys=True, separators=(",", ":"))
-            owner = next((owner["uid"] for owner in metadata.get("ownerReferences") or ()), "")
-            return sys.intern(text.replace(json.dumps(json.dumps(owner))[1:-1], json.dumps(json.dumps(OWNER))[1:-1]))
+            for owner in (metadata.get("ownerReferences") or ())[:1]:
+                text = text.replace(_escaped(owner["uid"]), _escaped(OWNER))
+            return sys.intern(text)
     return ""
+
+
+def _escaped(value: str) -> str:
+    """A text as it stands in a JSON value that stands in a JSON text."""
+    return json.dumps(json.dumps(value))[1:-1]
 
 
 def _application(body: Mapping[str, Any]) -> ApplicationState:

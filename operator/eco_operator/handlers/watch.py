@@ -42,7 +42,7 @@ WATCHER_NAME: Final = "watcher for "
 class NoDiffs(kopf.DiffBaseStorage):
     """Takes no copy of an object to tell its next state from: nobody here asks how an object changed.
 
-    Kopf copies every object of every event for it whole, which was most of what an event cost.
+    For any other store Kopf copies the object of each event whole.
     """
 
     def build(self, **_: object) -> kopf.BodyEssence:
@@ -59,7 +59,7 @@ class NoDiffs(kopf.DiffBaseStorage):
 class NoMemories(ResourceMemories):
     """Keeps nothing of an object between two events: what is known of it is in the cache.
 
-    Kopf would keep some kilobytes for each, for handlers that we do not have. It takes the store as an argument and has
+    Kopf would keep a record of each, for handlers that we do not have. It takes the store as an argument and has
     no public name for it.
     """
 

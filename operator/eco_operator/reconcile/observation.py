@@ -134,7 +134,7 @@ def observe(  # each argument is one source
     """Everything known about the EcoWorker of that key, existing or gone."""
     owned = cache.owned(key)
     children = tuple(sorted(cache.children(key.namespace, key.name), key=lambda child: (child.kind, child.name)))
-    worker, problems, previous = _read(owned) if owned is not None else (None, (), EcoWorkerStatus())
+    worker, problems, previous = read_worker(owned) if owned is not None else (None, (), EcoWorkerStatus())
     return Observation(
         key=key,
         now=now,
@@ -152,7 +152,7 @@ def observe(  # each argument is one source
 
 
 @lru_cache(maxsize=READ_MAX)
-def _read(owned: Owned) -> tuple[EcoWorker | None, tuple[Problem, ...], EcoWorkerStatus]:
+def read_worker(owned: Owned) -> tuple[EcoWorker | None, tuple[Problem, ...], EcoWorkerStatus]:
     """The EcoWorker if it is valid, what is wrong with it if not, and its status as last written."""
     problems = tuple(validate(owned.body))
     worker = None if problems else EcoWorker.read({**owned.body, "status": {}})
@@ -160,8 +160,10 @@ def _read(owned: Owned) -> tuple[EcoWorker | None, tuple[Problem, ...], EcoWorke
 
 
 @lru_cache(maxsize=READ_MAX)
-def _read_sync(owned: Owned) -> WalSync | None:
-    return None if validate(owned.body) else WalSync.read({**owned.body, "status": {}})
+def read_sync(owned: Owned) -> tuple[WalSync | None, tuple[Problem, ...]]:
+    """The WalSync if it is valid, and what is wrong with it if not."""
+    problems = tuple(validate(owned.body))
+    return None if problems else WalSync.read({**owned.body, "status": {}}), problems
 
 
 StatusT = Any
@@ -180,7 +182,7 @@ def valid_syncs(cache: Cache, namespace: str) -> list[WalSync]:
     found = [
         sync
         for owned in cache.all_owned(kinds.WAL_SYNC, namespace)
-        if not owned.is_deleting and (sync := _read_sync(owned)) is not None
+        if not owned.is_deleting and (sync := read_sync(owned)[0]) is not None
     ]
     return sorted(found, key=lambda sync: (str(sync.metadata.creation_timestamp), sync.metadata.name))
 

@@ -10,13 +10,13 @@ from eco_crds import contract
 from eco_crds.conditions import ConditionType
 from eco_crds.ecoworker import EcoWorker
 from eco_crds.fields import ConditionStatus
-from eco_crds.validation import Problem, validate
+from eco_crds.validation import Problem
 from eco_crds.wal import WalReport
 from eco_crds.walsync import WORKERS_SHOWN_MAX, SyncedWorkerStatus, WalSync, WalSyncStatus, WalSyncSummary
 from eco_operator import kinds
 from eco_operator.cache import Cache, Key, Owned
 from eco_operator.reconcile.findings import MESSAGE_LENGTH_MAX, Finding, Urgency, dated, moment, total, turns
-from eco_operator.reconcile.observation import Policy, read_status, valid_syncs
+from eco_operator.reconcile.observation import Policy, read_status, read_sync, read_worker, valid_syncs
 from eco_operator.shards import Probe, ShardKey
 
 _TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
@@ -91,8 +91,7 @@ def observe(
     owned = cache.owned(key)
     if owned is None:
         return None
-    problems = tuple(validate(owned.body))
-    sync = None if problems else WalSync.read({**owned.body, "status": {}})
+    sync, problems = read_sync(owned)
     return SyncObservation(
         key=key,
         now=now,
@@ -164,10 +163,8 @@ def body(seen: SyncObservation, status: WalSyncStatus) -> dict[str, Any]:
 def _selected(sync: WalSync, cache: Cache, probe: Callable[[ShardKey], Probe]) -> Iterator[Selected]:
     syncs = valid_syncs(cache, sync.metadata.namespace)
     for owned in cache.all_owned(kinds.ECO_WORKER, sync.metadata.namespace):
-        if owned.is_deleting or validate(owned.body):
-            continue
-        worker = EcoWorker.read({**owned.body, "status": {}})
-        if not sync.spec.eco_workers.matches(worker.metadata):
+        worker, _, _ = read_worker(owned)
+        if owned.is_deleting or worker is None or not sync.spec.eco_workers.matches(worker.metadata):
             continue
         first = next(it for it in syncs if it.spec.eco_workers.matches(worker.metadata))
         name, namespace = worker.metadata.name, worker.metadata.namespace

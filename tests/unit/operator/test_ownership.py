@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from eco_crds import contract
 from eco_operator import kinds
 from eco_operator.objects import Child, project
 from eco_operator.reconcile.ownership import drift, lost_fields
@@ -123,3 +124,10 @@ def test_what_two_ecoworkers_own_is_one_and_the_same_set() -> None:
 def test_an_owner_that_left_our_set_is_named() -> None:
     desired, child = budget_of("uid-7", "uid-9")
     assert drift(desired, child) == "somebody else changed metadata.ownerReferences[storage]"
+
+
+def test_the_set_of_an_object_without_an_owner_stays_as_it_is() -> None:
+    fields = {"f:spec": {'v:""': {}}}
+    entry = {"manager": contract.FIELD_MANAGER, "operation": "Apply", "fieldsV1": fields}
+    metadata = {"name": "a", "namespace": "b", "uid": "c", "managedFields": [entry]}
+    assert json.loads(project(kinds.BUDGET, {"metadata": metadata}).owned_fields) == fields
