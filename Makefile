@@ -102,7 +102,7 @@ status: setup  ## Say what of the lab runs
 bench: bench-journal bench-worker bench-operator  ## Measure speed beside a peer or a limit; `make bench-NAME` runs one part
 bench-%: setup
 	$(PY) -m tests.benchmarks.$*
-prove: prove-journal prove-worker prove-operator prove-cluster prove-nodes prove-probes prove-states prove-health prove-gitops prove-release prove-charts prove-rights  ## Run the counted proofs, thoroughly; `make prove-NAME` runs one part
+prove: prove-journal prove-worker prove-operator prove-cluster prove-nodes prove-probes prove-rotation prove-autoscaling prove-monitors prove-states prove-health prove-gitops prove-release prove-charts prove-rights  ## Run the counted proofs, thoroughly; `make prove-NAME` runs one part
 prove-%: setup
 	$(PY) -m tests.prove.$*
 

@@ -32,6 +32,7 @@ class Program(StrEnum):
     HELM = "helm"
     HELM_UNITTEST = "helm-unittest"
     ARGOCD = "argocd"
+    PROMETHEUS = "prometheus"
 
 
 @app.command(

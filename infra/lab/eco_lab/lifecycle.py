@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from eco_lab import argocd, existing, network, preflight
+from eco_lab import argocd, existing, network, preflight, prometheus
 from eco_lab import paths as lab_paths
 from eco_lab.control_plane import SERVER, ControlPlane
 from eco_lab.environment import LabEnvironment, load
@@ -83,6 +83,7 @@ class _Starting:
             if "helm-unittest" in self._with_programs:
                 ladder.helm_unittest(self._paths)
             argo_cd = ladder.argocd(self._paths) if "argocd" in self._with_programs else None
+            monitoring = ladder.prometheus(self._paths) if "prometheus" in self._with_programs else None
             control_plane = ControlPlane(self._paths, programs)
             control_plane.start()
             kubectl = Kubectl(programs / "kubectl", self._paths.kubeconfig)
@@ -98,6 +99,8 @@ class _Starting:
                 self._start_servers(kubectl, images)
             if argo_cd is not None and helm is not None:
                 argocd.ArgoCd(self._paths, argo_cd, kubectl).start(helm)
+            if monitoring is not None and nodes:
+                prometheus.Prometheus(self._paths, monitoring, kubectl, nodes).start()
         environment = _describe(self._paths, programs, helm, tuple(node.name for node in nodes), images)
         _publish(self._paths, environment)
         return environment

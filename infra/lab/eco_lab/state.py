@@ -10,7 +10,8 @@ from eco_lab.kubernetes import Kubectl, is_ready
 from eco_lab.machines import Machine
 
 _CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
-_ON_REQUEST = ("argocd-redis", "argocd-repo-server", "argocd-application-controller")
+_ON_REQUEST = (("argocd-redis", "argocd-repo-server", "argocd-application-controller"), ("prometheus-operator",))
+"""Daemons that come together, when they are asked for."""
 _NODE = ("containerd", "kubelet", "kube-proxy")
 
 
@@ -46,9 +47,11 @@ def observe() -> Status:
         machine = Machine(name, paths)
         wanted = _CONTROL_PLANE if name == network.CONTROL else _NODE
         if machine.init is not None:
-            running = {daemon: machine.daemon(daemon) is not None for daemon in (*wanted, *_ON_REQUEST)}
+            running = {
+                daemon: machine.daemon(daemon) is not None for group in (wanted, *_ON_REQUEST) for daemon in group
+            }
             # What was not asked for is not missing.
-            asked = {*wanted, *(_ON_REQUEST if any(running[daemon] for daemon in _ON_REQUEST) else ())}
+            asked = {*wanted, *(it for group in _ON_REQUEST if any(running[it] for it in group) for it in group)}
             daemons[name] = {daemon: runs for daemon, runs in running.items() if daemon in asked}
     found = environment.load()
     pods: dict[str, str] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eco_lab.errors import LabError
-from eco_lab.images import archive, base, wheels
+from eco_lab.images import archive, base, catalogue, wheels
 from eco_lab.images.build import Builder, Recipe
 from eco_lab.paths import TREE, Paths
 
@@ -123,3 +123,17 @@ def test_what_runs_is_not_root_and_brings_no_installer(name: str) -> None:
     assert "\nUSER 10001:10001\n" in last
     assert "pip" not in last
     assert "ARG BASE=docker.io/library/python:3.13-slim-trixie\n" in text
+
+
+def test_an_image_of_one_program_holds_it_where_the_entrypoint_says(tmp_path: Path) -> None:
+    program = tmp_path / "prometheus"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    config = archive.ImageConfig("localhost/prometheus:1", entrypoint=("/bin/prometheus",))
+    file = catalogue.single(Paths(cache=tmp_path / "cache", state=tmp_path / "state"), program, config)
+    with tarfile.open(file) as image:
+        manifest = json.loads(read(image, "manifest.json"))
+        layer = image.extractfile(manifest[0]["Layers"][0])
+        assert layer is not None
+        with tarfile.open(fileobj=layer) as files:
+            assert files.getmember("./bin/prometheus").mode == 0o755

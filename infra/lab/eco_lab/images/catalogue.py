@@ -32,7 +32,7 @@ def of_the_cluster(paths: Paths, programs: Path) -> tuple[Path, ...]:
     """What a node needs before it runs any pod: `pause` and the cluster's DNS server, each a single program."""
     pause = archive.ImageConfig(PAUSE, entrypoint=("/pause",), user="65535:65535")
     coredns = archive.ImageConfig(COREDNS, entrypoint=("/coredns",))
-    return _single(paths, programs / "pause", pause), _single(paths, programs / "coredns", coredns)
+    return single(paths, programs / "pause", pause), single(paths, programs / "coredns", coredns)
 
 
 def of_the_servers(paths: Paths, builder: Builder) -> dict[str, tuple[str, Path]]:
@@ -61,13 +61,15 @@ def _packaged(name: str) -> Recipe:
     return Recipe(f"eco-lab-{name}", context / "Dockerfile", context, (context,), needs_packages=True)
 
 
-def _single(paths: Paths, program: Path, config: archive.ImageConfig) -> Path:
+def single(paths: Paths, program: Path, config: archive.ImageConfig) -> Path:
+    """An image of one program, where its entrypoint says that it lies."""
     file = paths.archives / f"{config.name.rpartition('/')[2].replace(':', '-')}.tar"
     if not file.exists():
         root = paths.build / f"image-{program.name}"
         shutil.rmtree(root, ignore_errors=True)
-        root.mkdir(parents=True)
-        shutil.copy2(program, root / program.name)
+        place = root / config.entrypoint[0].lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(program, place)
         archive.write(file, root, config)
         shutil.rmtree(root)
     return file

@@ -148,6 +148,22 @@ def argocd(target: Path, scratch: Path) -> None:
         shutil.copyfile(file, target / "crds" / file.name)
 
 
+def prometheus(target: Path, scratch: Path) -> None:
+    """Build Prometheus, its operator with the reloader that goes into its pods, and their definitions, into `target`.
+
+    Of Prometheus' ways to find targets only those of a cluster: the others are the clouds' libraries, minutes each.
+    """
+    module = "github.com/prometheus-operator/prometheus-operator"
+    for name, package in (("prometheus-operator", "cmd/operator"), ("prometheus-config-reloader", "")):
+        _program(module, versions.PROMETHEUS_OPERATOR, target / name, scratch, package=package)
+    tags = "remove_all_sd,enable_kubernetes_sd"
+    _program("github.com/prometheus/prometheus", versions.PROMETHEUS, target / "prometheus", scratch, tags=tags)
+    upstream = Path(GoToolchain(scratch).module(module, f"v{versions.PROMETHEUS_OPERATOR}", scratch)["Dir"])
+    shutil.copytree(upstream / "example" / "prometheus-operator-crd", target / "crds", copy_function=shutil.copyfile)
+    # The module cache is read-only, and copytree takes the mode of a directory over.
+    (target / "crds").chmod(0o755)
+
+
 def _program(
     module: str,
     version: str,
@@ -156,6 +172,7 @@ def _program(
     *,
     flags: str = "",
     package: str = "",
+    tags: str = "",
     replaced: Mapping[str, str] | None = None,
 ) -> None:
     """Build `package` (`cmd/NAME`) of a published module, with the replacements of that module that are published too.
@@ -174,7 +191,7 @@ def _program(
         for name, other in (replaced or {}).items():
             go("mod", "edit", "-replace", f"{name}={other}", cwd=source)
     wanted = f"{module}/{package or f'cmd/{program.name}'}"
-    words = ("-trimpath", "-ldflags", f"-s -w {flags}".rstrip(), "-o", str(program), wanted)
+    words = ("-trimpath", f"-tags={tags}", "-ldflags", f"-s -w {flags}".rstrip(), "-o", str(program), wanted)
     go("build", *words, cwd=source, timeout_s=_BUILD_S)
 
 

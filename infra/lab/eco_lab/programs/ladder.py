@@ -63,6 +63,12 @@ def argocd(paths: Paths) -> Path:
     return _cached(paths, f"argocd-{versions.ARGOCD}", "Argo CD", _make_argocd)
 
 
+def prometheus(paths: Paths) -> Path:
+    """Directory with Prometheus, its operator, the reloader of its pods and the definitions; always built."""
+    pinned = f"{versions.PROMETHEUS}-{versions.PROMETHEUS_OPERATOR}"
+    return _cached(paths, f"prometheus-{pinned}", "Prometheus and its operator", _make_prometheus)
+
+
 def cluster_directory(paths: Paths) -> Path:
     """Where `cluster` keeps what it made; to put programs there that were built elsewhere."""
     pinned = f"{versions.KUBERNETES}-{versions.ETCD}-{versions.COREDNS}"
@@ -104,6 +110,11 @@ def _make_helm_unittest(target: Path, scratch: Path) -> None:
 def _make_argocd(target: Path, scratch: Path) -> None:
     say("building Argo CD from Go modules: about six minutes on two cores, once")
     gobuild.argocd(target, scratch)
+
+
+def _make_prometheus(target: Path, scratch: Path) -> None:
+    say("building Prometheus and its operator from Go modules: about nine minutes on two cores, once")
+    gobuild.prometheus(target, scratch)
 
 
 def _downloaded(what: str, attempt: Callable[[], None]) -> bool:
