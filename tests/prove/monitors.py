@@ -92,11 +92,11 @@ async def prove(lab: LabEnvironment, narrator: Narrator) -> None:
             return not await shards()
 
         gone_s = await until("Prometheus scrapes no shard any more", are_gone, within_s=SEEN_WITHIN_S)
-        monitors = (await stage.kubectl.get("servicemonitors", "-n", NAME))["items"]
+        left = await stage.kubectl.get("servicemonitors", "-n", NAME) or {"items": ()}
         figures.record("operator.monitors_seen_s", round(seen_s, 1), "s", peer="Ready until both shards are scraped")
         figures.record("operator.monitors_later_s", round(later_s, 1), "s", peer="scaled out until it is scraped")
         figures.record("operator.monitors_counted", counted, "tasks", f"== {wanted:.0f}", peer="by Prometheus, by rows")
-        figures.record("operator.monitors_left", len(monitors), "monitors", "== 0", peer=f"gone after {gone_s:.1f} s")
+        figures.record("operator.monitors_left", len(left["items"]), "monitors", "== 0", peer=f"gone after {gone_s:.1f} s")
         await remove_namespace(stage.kubectl, NAME)
 
 
