@@ -96,7 +96,8 @@ async def prove(lab: LabEnvironment, narrator: Narrator) -> None:
         figures.record("operator.monitors_seen_s", round(seen_s, 1), "s", peer="Ready until both shards are scraped")
         figures.record("operator.monitors_later_s", round(later_s, 1), "s", peer="scaled out until it is scraped")
         figures.record("operator.monitors_counted", counted, "tasks", f"== {wanted:.0f}", peer="by Prometheus, by rows")
-        figures.record("operator.monitors_left", len(left["items"]), "monitors", "== 0", peer=f"gone after {gone_s:.1f} s")
+        gone = f"gone after {gone_s:.1f} s"
+        figures.record("operator.monitors_left", len(left["items"]), "monitors", "== 0", peer=gone)
         await remove_namespace(stage.kubectl, NAME)
 
 
