@@ -2,10 +2,10 @@
 
 import asyncio
 import itertools
-import json
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -90,21 +90,57 @@ async def test_all_that_ended_is_sent_in_batches_until_nothing_is_due(address: A
     assert await writer.drain(batch_size=100, max_attempts=3) == 0
 
 
-async def test_a_report_arrives_whole(address: Address, database: Database) -> None:
+@pytest.mark.parametrize("known_task", [False, True], ids=["first word", "merged"])
+async def test_a_report_arrives_whole(address: Address, database: Database, known_task: bool) -> None:
     report = Report(
         task_id="ärger-1",
+        state="failed",
+        generation=2,
+        version=1 << 40,
+        attempts=7,
         payload='{"ключ": "ü"}'.encode(),
         result=None,
-        state="failed",
         error='it\'s \\ broken\n"x"\tend',
+        created_at=1_700_000_000.123_456,
+        started_at=None,
+        ended_at=1_700_000_002.000_001,
     )
+    if known_task:
+        await database.write([replace(report, version=1, payload=b"1", result=b"2", error=None, started_at=1.0)], A)
     await database.write([report], A)
-    (found,) = await rows(address, "SELECT *, extract(epoch FROM ended_at) AS ended FROM task_results")
-    assert found["task_id"] == report.task_id
-    assert json.loads(found["payload"]) == {"ключ": "ü"}
-    assert (found["result"], found["error"], found["state"]) == (None, report.error, "failed")
-    assert (found["namespace"], found["worker"], found["shard"]) == ("ns", "storage", "storage-0")
-    assert float(found["ended"]) == report.ended_at
+    (found,) = await rows(address, "SELECT * FROM task_results")
+    assert found.pop("synced_at")
+    assert found == {
+        **{name: getattr(report, name) for name in ("task_id", "name", "queue", "state", "generation", "version")},
+        **{name: getattr(report, name) for name in ("attempts", "result", "error", "started_at")},
+        **{name: getattr(A, name) for name in ("namespace", "worker", "shard")},
+        "payload": report.payload.decode(),
+        "created_at": datetime.fromtimestamp(report.created_at, UTC),
+        "ended_at": datetime.fromtimestamp(report.ended_at, UTC),
+    }
+
+
+class Counting(Database):
+    """Counts the batches that it tries to copy straight into their table."""
+
+    copied = 0
+
+    async def _copied(self, connection: Any, data: bytearray) -> bool:
+        self.copied += 1
+        return await super()._copied(connection, data)
+
+
+async def test_a_batch_is_tried_as_new_unless_the_one_before_held_known_tasks(address: Address) -> None:
+    """Else a journal that sends all its reports again would be refused batch by batch, each in the server's log."""
+    database = Counting(address)
+    try:
+        for tasks, tries in ((("a", "b"), 1), (("b", "c"), 2), (("a", "b", "d"), 2), (("e", "f"), 2), (("g",), 3)):
+            await database.write([Report(task_id) for task_id in tasks], A)
+            assert database.copied == tries, tasks
+        assert (await rows(address, "SELECT count(*) AS n FROM task_results"))[0]["n"] == 7
+        assert (await rows(address, "SELECT count(*) AS n FROM task_history"))[0]["n"] == 0
+    finally:
+        await database.close()
 
 
 async def test_the_same_report_twice_is_one_row(address: Address, database: Database) -> None:
@@ -170,8 +206,10 @@ async def test_the_database_and_python_agree_which_report_wins(address: Address,
         Report("bad", state="unheard of"),
         Report("bad", error="nul \x00 inside"),
         Report("bad", attempts=1 << 40),
+        Report("bad", ended_at=float("inf")),
+        Report("bad", ended_at=1e13),
     ],
-    ids=["nul in payload", "broken result", "unknown state", "nul in error", "number out of range"],
+    ids=["nul in payload", "broken result", "unknown state", "nul in error", "attempts", "no time", "far time"],
 )
 async def test_one_row_that_is_refused_does_not_hold_up_the_others(
     address: Address, database: Database, bad: Report
@@ -247,6 +285,28 @@ async def test_a_connection_that_the_server_ends_is_replaced(address: Address, d
         except SyncUnavailableError:
             assert attempt < 2
     assert (await rows(address, "SELECT count(*) AS n FROM task_results"))[0]["n"] == 2
+
+
+async def test_a_connection_on_which_the_client_failed_is_not_used_again(address: Address) -> None:
+    """Asyncpg leaves it as busy when a COPY cannot even begin, and no reset between two batches would notice."""
+    sessions: list[int] = []
+
+    class Failing(Database):
+        async def _copied(self, connection: Any, data: bytearray) -> bool:
+            sessions.append(connection.get_server_pid())
+            if len(sessions) == 1:
+                raise asyncpg.InterfaceError("cannot perform operation")
+            return await super()._copied(connection, data)
+
+    failing = Failing(address)
+    try:
+        with pytest.raises(SyncUnavailableError):
+            await failing.write([Report("a")], A)
+        for task_id in ("b", "c"):
+            await failing.write([Report(task_id)], A)
+        assert sessions[0] != sessions[1] == sessions[2]
+    finally:
+        await failing.close()
 
 
 async def test_a_read_only_server_costs_no_attempt(address: Address, database: Database) -> None:

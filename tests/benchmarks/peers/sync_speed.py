@@ -8,6 +8,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,8 +17,7 @@ import asyncpg
 
 from eco_workers.journal import SqliteJournal
 from eco_workers.journal.model import Identity, NewTask, Report
-from eco_workers.sync import merge
-from eco_workers.sync.database import Address, Database, Origin, _record
+from eco_workers.sync.database import Address, Database, Origin
 from eco_workers.sync.writer import Writer
 from tests.support import figures
 from tests.support.postgres import Postgres
@@ -101,13 +101,13 @@ async def _bare(dsn: str, reports: Sequence[Report], batch_rows: int) -> float:
     database_made = await asyncpg.connect(dsn)
     try:
         await database_made.execute(_BARE_TABLE)
-        await database_made.execute(merge.STAGING)
+        await database_made.execute(_BARE_STAGING)
         records: list[tuple[Any, ...]] = [_record(report, ORIGIN) for report in reports]
         began = time.perf_counter()
         for start in range(0, len(records), batch_rows):
             async with database_made.transaction():
                 await database_made.copy_records_to_table(
-                    "incoming", records=records[start : start + batch_rows], columns=merge.COLUMNS
+                    "incoming", records=records[start : start + batch_rows], columns=_COLUMNS
                 )
                 await database_made.execute(_BARE_INSERT)
         return len(records) / (time.perf_counter() - began)
@@ -123,10 +123,42 @@ async def _execute(dsn: str, statement: str) -> None:
         await connection.close()
 
 
-_COLUMNS: Final = ", ".join(merge.COLUMNS)
+def _record(report: Report, origin: Origin) -> tuple[Any, ...]:
+    return (
+        report.task_id,
+        report.name,
+        report.queue,
+        str(report.state),
+        report.generation,
+        report.version,
+        report.attempts,
+        report.payload.decode("utf-8"),
+        None if report.result is None else report.result.decode("utf-8"),
+        report.error,
+        origin.namespace,
+        origin.worker,
+        origin.shard,
+        datetime.fromtimestamp(report.created_at, UTC),
+        None if report.started_at is None else datetime.fromtimestamp(report.started_at, UTC),
+        datetime.fromtimestamp(report.ended_at, UTC),
+    )
+
+
+_COLUMNS: Final = (
+    "task_id", "name", "queue", "state", "generation", "version", "attempts", "payload", "result", "error", "namespace",
+    "worker", "shard", "created_at", "started_at", "ended_at",
+)  # fmt: skip
+_BARE_STAGING: Final = """
+CREATE TEMP TABLE incoming (
+  task_id text, name text, queue text, state text, generation bigint, version bigint, attempts bigint, payload text,
+  result text, error text, namespace text, worker text, shard text, created_at timestamptz, started_at timestamptz,
+  ended_at timestamptz
+) ON COMMIT DELETE ROWS
+"""
+_LIST: Final = ", ".join(_COLUMNS)
 _CASTS: Final = {"payload": "payload::jsonb", "result": "result::jsonb", "attempts": "attempts::integer"}
-_VALUES: Final = ", ".join(_CASTS.get(column, column) for column in merge.COLUMNS)
-_BARE_INSERT: Final = f"INSERT INTO bare_results ({_COLUMNS}) SELECT {_VALUES} FROM incoming"  # noqa: S608  # column names of ours
+_VALUES: Final = ", ".join(_CASTS.get(column, column) for column in _COLUMNS)
+_BARE_INSERT: Final = f"INSERT INTO bare_results ({_LIST}) SELECT {_VALUES} FROM incoming"  # noqa: S608  # column names of ours
 _BARE_TABLE: Final = """
 CREATE TABLE bare_results (
   task_id text COLLATE "C" PRIMARY KEY, name text NOT NULL, queue text NOT NULL, state text NOT NULL,

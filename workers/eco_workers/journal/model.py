@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from eco_crds.wal import WalAges, WalCounts, WalVolume
 
@@ -158,14 +158,14 @@ class OutboxMessage:
     attempts: int
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A terminal row that is due to be synced."""
+class Report(NamedTuple):
+    """A terminal row that is due to be synced. A tuple, for thousands are read at once."""
 
     task_id: str
     name: str
     queue: str
-    state: State
+    state: str
+    """The value of a terminal `State`, to whose members it compares equal."""
     generation: int
     version: int
     """Raised by every change of the row; what was synced is this version."""

@@ -3,7 +3,7 @@
 A store knows no rules: it keeps what it is told, verifies checksums of what it returns, and keeps the counters in step.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -86,7 +86,7 @@ class Rows(Protocol):
     def created_before(self, moment: float, limit: int) -> list[TaskRow]:
         """Pending rows without a scheduled start that were accepted before `moment`."""
 
-    def unsynced(self, limit: int, since: float) -> list[TaskRow]:
+    def unsynced(self, limit: int, since: float) -> Iterable[TaskRow]:
         """Rows that ended at `since` or later and owe a report, the earliest end first."""
 
     def sync_parked(self, limit: int) -> list[TaskRow]:

@@ -102,8 +102,8 @@ BEGIN
   SELECT RAISE(ABORT, 'illegal state: no such change of a task exists');
 END;
 
--- A completed task never changes again; only what its report owes is still written.
-CREATE TRIGGER task_completed_stays BEFORE UPDATE ON task_wal
+-- A completed task never changes again; only what its report owes is still written, which does not ask this trigger.
+CREATE TRIGGER task_completed_stays BEFORE UPDATE OF task_id, payload, result, generation, attempts, ended_at ON task_wal
 WHEN OLD.state = 'completed' AND (
   OLD.task_id IS NOT NEW.task_id OR OLD.payload IS NOT NEW.payload OR OLD.result IS NOT NEW.result
   OR OLD.generation IS NOT NEW.generation OR OLD.attempts IS NOT NEW.attempts OR OLD.ended_at IS NOT NEW.ended_at

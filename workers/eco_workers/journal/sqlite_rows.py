@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import apsw
@@ -209,7 +209,7 @@ class SqliteRows:
         """Pending rows without a scheduled start, accepted before a moment."""
         return self._tasks(self._sql["task_created_before"], (moment, limit))
 
-    def unsynced(self, limit: int, since: float) -> list[TaskRow]:
+    def unsynced(self, limit: int, since: float) -> Iterator[TaskRow]:
         """Rows that owe a report."""
         return self._within(self._sql["task_unsynced"], (since, limit))
 
@@ -340,18 +340,17 @@ class SqliteRows:
     def _tasks(self, statement: str, values: tuple[Any, ...]) -> list[TaskRow]:
         return [checked_task(TaskRow._make(row)) for row in self._execute(statement, values).fetchall()]
 
-    def _within(self, statement: str, values: tuple[Any, ...]) -> list[TaskRow]:
+    def _within(self, statement: str, values: tuple[Any, ...]) -> Iterator[TaskRow]:
         """Rows until they weigh `BYTES_AT_ONCE`; at least one where there is one."""
-        found: list[TaskRow] = []
         left = BYTES_AT_ONCE
         cursor = self._execute(statement, values)
-        for row in cursor:
-            found.append(checked_task(TaskRow._make(row)))
-            left -= len(found[-1].payload) + len(found[-1].result or b"")
+        for values_read in cursor:
+            row = checked_task(TaskRow._make(values_read))
+            yield row
+            left -= len(row.payload) + len(row.result or b"")
             if left <= 0:
                 break
         cursor.close()
-        return found
 
     def _messages(self, name: str, values: tuple[Any, ...]) -> list[OutboxRow]:
         return [checked_outbox(OutboxRow._make(row)) for row in self._execute(self._sql[name], values).fetchall()]

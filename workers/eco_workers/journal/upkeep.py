@@ -1,19 +1,23 @@
 """The operations on what tasks leave behind: outgoing messages, reports to the sync target, old rows, statistics."""
 
 from collections.abc import Collection, Mapping, Sequence
+from operator import itemgetter
 from typing import Final
 
 from eco_crds.wal import WalAges, WalCounts
 from eco_workers.journal import messages
 from eco_workers.journal.failpoints import reached
 from eco_workers.journal.limits import clean_error
-from eco_workers.journal.model import OutboxMessage, Report, State
+from eco_workers.journal.model import OutboxMessage, Report
 from eco_workers.journal.operations import Operations
 from eco_workers.journal.records import TaskRow
 from eco_workers.journal.rows import OUTBOX_PAUSE_MAX_S
 
 META_SYNC_TARGET: Final = "sync_target"
 META_DRAINING: Final = "draining"
+_COLUMN_OF: Final = {"name": "task_name"}
+_reported: Final = itemgetter(*(TaskRow._fields.index(_COLUMN_OF.get(field, field)) for field in Report._fields))
+"""The values of a row that its report is made of, in the report's order."""
 
 
 class Upkeep(Operations):
@@ -60,7 +64,7 @@ class Upkeep(Operations):
         """Rows that owe their report; none while there is no target."""
         if not self.sync_target():
             return []
-        return [_report(row) for row in self.rows.unsynced(limit, since)]
+        return [Report._make(_reported(row)) for row in self.rows.unsynced(limit, since)]
 
     def synced(self, versions: Mapping[str, int]) -> None:
         """Mark reported rows, each only in the version that was reported."""
@@ -152,21 +156,3 @@ class Upkeep(Operations):
 
 def _age(since: float | None, now: float) -> float | None:
     return None if since is None else max(0.0, now - since)
-
-
-def _report(row: TaskRow) -> Report:
-    return Report(
-        row.task_id,
-        row.task_name,
-        row.queue,
-        State(row.state),
-        row.generation,
-        row.version,
-        row.attempts,
-        row.payload,
-        row.result,
-        row.error,
-        row.created_at,
-        row.started_at,
-        row.ended_at or 0.0,
-    )

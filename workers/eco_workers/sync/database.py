@@ -5,16 +5,16 @@ or stops (SQLSTATE classes 08, 53, 57, and 25006: a read-only standby) say nothi
 """
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
 from eco_workers.errors import SyncUnavailableError
-from eco_workers.sync import merge
+from eco_workers.sync import copy_format, merge
 from eco_workers.sync.rows import Address, Origin, Row, RowRefusedError
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ _PASSING_CLASSES: Final = ("08", "53", "57")
 # Serialization failure, deadlock, lock not available, read-only, missing table, right, database or login.
 _PASSING_STATES: Final = frozenset({"40001", "40P01", "55P03", "25006", "42P01", "42501", "3D000", "28000", "28P01"})
 
+_CLIENT_ERRORS: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
 
 class Database:
     """A target of the sync: connects when first needed, migrates once a process."""
@@ -39,6 +41,8 @@ class Database:
         self.address = address
         self._pool: Pool | None = None
         self._migrated = False
+        self._known_tasks_expected = False
+        """The batch before held known tasks: the next is merged at once, not refused first."""
 
     async def write(self, rows: Sequence[Row], origin: Origin) -> None:
         """Merge a batch in one transaction; returns when COMMIT has returned.
@@ -47,14 +51,10 @@ class Database:
         """
         async with self._connection(f"write {len(rows)} rows") as connection:
             # In here, since a value that cannot be turned into a column's is the row's fault and no defect of ours.
-            records = sorted((_record(row, origin) for row in rows), key=lambda record: str(record[0]))
+            data = copy_format.encode(rows, origin)
             await self._migrate(connection)
-            async with connection.transaction():
-                await connection.execute(merge.STAGING)
-                await connection.copy_records_to_table("incoming", records=records, columns=merge.COLUMNS)
-                if await connection.execute(merge.INSERT_NEW) != f"INSERT 0 {len(records)}":
-                    for statement in merge.MERGE:
-                        await connection.execute(statement)
+            if self._known_tasks_expected or not await self._copied(connection, data):
+                self._known_tasks_expected = await self._merge(connection, data, len(rows))
 
     async def ping(self) -> None:
         """Ask for an answer, no more; raises SyncUnavailableError."""
@@ -71,21 +71,45 @@ class Database:
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 pool.terminate()
 
+    async def _copied(self, connection: "PoolConnectionProxy", data: bytearray) -> bool:
+        """Copy a batch straight into its table, the one statement being the transaction; False if a task is known."""
+        try:
+            await _copy(connection, "task_results", data)
+        except asyncpg.UniqueViolationError:
+            return False
+        return True
+
+    async def _merge(self, connection: "PoolConnectionProxy", data: bytearray, count: int) -> bool:
+        """Merge a batch by way of a table of its own; whether some of its tasks were known."""
+        async with connection.transaction():
+            await connection.execute(merge.STAGING)
+            await _copy(connection, "incoming", data)
+            if await connection.execute(merge.INSERT_NEW) == f"INSERT 0 {count}":
+                return False
+            for statement in merge.MERGE:
+                await connection.execute(statement)
+        return True
+
     @asynccontextmanager
     async def _connection(self, what: str) -> AsyncIterator["PoolConnectionProxy"]:
         try:
             pool = self._pool or await self._open()
             async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
-                yield connection
+                try:
+                    yield connection
+                except _CLIENT_ERRORS:
+                    # Nobody knows what it would answer next.
+                    connection.terminate()
+                    raise
         except asyncpg.PostgresError as error:
             if is_passing(error.sqlstate):
                 raise SyncUnavailableError(f"{what} at {self.address}: {error.sqlstate} {error}") from error
             raise RowRefusedError(f"{error.sqlstate} {error}"[:1000]) from error
-        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        except _CLIENT_ERRORS as error:
             text = str(error) or type(error).__name__
             raise SyncUnavailableError(f"{what} at {self.address}: {text}") from error
-        except (ValueError, TypeError, OverflowError) as error:
-            # The client cannot encode a value: no other row suffers from it.
+        except (ValueError, TypeError, OverflowError, struct.error) as error:
+            # A value cannot be encoded: no other row suffers from it.
             raise RowRefusedError(f"cannot be encoded: {error}"[:1000]) from error
 
     async def _open(self) -> "Pool":
@@ -100,6 +124,7 @@ class Database:
             min_size=0,
             max_size=POOL_CONNECTIONS_MAX,
             max_inactive_connection_lifetime=IDLE_CONNECTION_S,
+            reset=_keep_session,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=STATEMENT_TIMEOUT_MS / 1000 + 5,
             server_settings={
@@ -141,30 +166,14 @@ def is_passing(sqlstate: str | None) -> bool:
     return sqlstate is None or sqlstate[:2] in _PASSING_CLASSES or sqlstate in _PASSING_STATES
 
 
-def _record(row: Row, origin: Origin) -> tuple[Any, ...]:
-    return (
-        row.task_id,
-        row.name,
-        row.queue,
-        str(row.state),
-        row.generation,
-        row.version,
-        row.attempts,
-        _text(row.payload),
-        _text(row.result),
-        row.error,
-        origin.namespace,
-        origin.worker,
-        origin.shard,
-        _moment(row.created_at),
-        None if row.started_at is None else _moment(row.started_at),
-        _moment(row.ended_at),
+async def _copy(connection: "PoolConnectionProxy", table: str, data: bytearray) -> None:
+    await connection.copy_to_table(
+        table,
+        source=data,  # type: ignore[arg-type]  # its types leave out buffers, which its documentation names
+        columns=copy_format.COLUMNS,
+        format="binary",
     )
 
 
-def _text(document: bytes | None) -> str | None:
-    return None if document is None else document.decode("utf-8")
-
-
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+async def _keep_session(_connection: "Connection") -> None:
+    """Ask for no reset: no statement here leaves anything in a session but the table by which batches are merged."""

@@ -8,30 +8,17 @@ else the higher generation, else failed before timeout, else the earlier end, el
 from dataclasses import dataclass
 from typing import Final
 
-COLUMNS: Final = (
-    "task_id",
-    "name",
-    "queue",
-    "state",
-    "generation",
-    "version",
-    "attempts",
-    "payload",
-    "result",
-    "error",
-    "namespace",
-    "worker",
-    "shard",
-    "created_at",
-    "started_at",
-    "ended_at",
-)
+from eco_workers.sync.copy_format import COLUMNS
+
 _LIST: Final = ", ".join(COLUMNS)
 
 _TYPES: Final = {
+    "task_id": 'text COLLATE "C"',
     "generation": "bigint",
     "version": "bigint",
-    "attempts": "bigint",
+    "attempts": "integer",
+    "payload": "jsonb",
+    "result": "jsonb",
     "created_at": "timestamptz",
     "started_at": "timestamptz",
     "ended_at": "timestamptz",
@@ -41,7 +28,7 @@ CREATE TEMP TABLE IF NOT EXISTS incoming (
   {", ".join(f"{column} {_TYPES.get(column, 'text')}" for column in COLUMNS)}
 ) ON COMMIT DELETE ROWS
 """
-"""JSON arrives as text and is cast row by row, so that a row which PostgreSQL cannot read is found by its own error."""
+"""Where a batch is merged from. Its types are those of `task_results`, so both take the same bytes."""
 
 
 def _beats(new: str, old: str) -> str:
@@ -60,18 +47,15 @@ def _beats(new: str, old: str) -> str:
     return f"CASE WHEN {same} THEN {newer} ELSE {key(new)} < {key(old)} END"
 
 
-_SELECT: Final = ", ".join(
-    f"{c}::jsonb" if c in {"payload", "result"} else f"{c}::integer" if c == "attempts" else c for c in COLUMNS
-)
 _FROM_STORED: Final = ", ".join(f"t.{column}" for column in COLUMNS)
 _KEY: Final = ("namespace", "worker", "shard", "generation", "version")
 _SAME: Final = " AND ".join(f"t.{column} = i.{column}" for column in _KEY)
 
-# Most reports are the first word on their task: this one statement is then all there is to do. A second writer of the
-# same new id waits here for the first one's COMMIT, so the statements below see it. Sorted ids: no circle of waiters.
+# A second writer of the same new id waits here for the first one's COMMIT, so the statements below see it. Sorted ids,
+# as in a batch that is copied straight into the table: no circle of waiters.
 INSERT_NEW: Final = f"""
 INSERT INTO task_results ({_LIST})
-SELECT {_SELECT} FROM incoming ORDER BY task_id
+SELECT {_LIST} FROM incoming ORDER BY task_id
 ON CONFLICT (task_id) DO NOTHING
 """  # noqa: S608  # made of the constants above only
 LOCK: Final = """
@@ -88,14 +72,14 @@ ON CONFLICT DO NOTHING
 """  # noqa: S608  # made of the constants above only
 UPSERT: Final = f"""
 INSERT INTO task_results AS t ({_LIST})
-SELECT {_SELECT} FROM incoming ORDER BY task_id
+SELECT {_LIST} FROM incoming ORDER BY task_id
 ON CONFLICT (task_id) DO UPDATE SET
-  {", ".join(f"{column} = excluded.{column}" for column in COLUMNS[1:])}, synced_at = now()
+  {", ".join(f"{column} = excluded.{column}" for column in COLUMNS if column != "task_id")}, synced_at = now()
 WHERE {_beats("excluded", "t")}
 """  # noqa: S608  # made of the constants above only
 HISTORY_OF_LOSERS: Final = f"""
 INSERT INTO task_history ({_LIST})
-SELECT {_SELECT} FROM incoming i
+SELECT {_LIST} FROM incoming i
 WHERE EXISTS (
   SELECT 1 FROM task_results t WHERE t.task_id = i.task_id AND NOT ({_SAME}) AND NOT ({_beats("i", "t")})
 )
