@@ -6,7 +6,6 @@ that, with its back-off, and looks at the world anew before.
 """
 
 import asyncio
-import json
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from urllib.parse import urlencode
 from urllib.request import getproxies_environment
 
 import aiohttp
+import msgspec
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 
@@ -156,11 +156,11 @@ class Cluster:
             if answer.status != 200:
                 raise _failure("watch", path, answer.status, await answer.read(), answer.headers.get("Retry-After"))
             async for line in answer.content:
-                event = json.loads(line)
+                event = msgspec.json.decode(line)
                 if event["type"] == "ERROR":
                     raise _error("watch", path, int(event["object"].get("code") or 500), event["object"])
                 yield event["type"], event["object"]
-        except ValueError:
+        except msgspec.DecodeError:
             raise errors.TransientError("watch", path, message="an event that is no JSON") from None
         except (aiohttp.ClientError, TimeoutError, OSError):
             return
@@ -261,7 +261,7 @@ class Cluster:
         finally:
             self._observe(verb, kind.kind, status, loop.time() - started)
         if 200 <= status < 300:
-            result: dict[str, Any] = json.loads(content)
+            result: dict[str, Any] = msgspec.json.decode(content)
             return result
         raise _failure(verb, path, status, content, answer.headers.get("Retry-After"))
 
@@ -328,16 +328,15 @@ def _yaml(body: Object) -> bytes:
     The server reads a server-side apply as YAML, which refuses the pair of escapes that JSON writes for a character
     beyond the first 65,536: with them a single emoji in a spec would keep every write of that object from arriving.
     """
-    text = json.dumps(body, ensure_ascii=False)
+    text = msgspec.json.encode(body).decode()
     return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
 def _failure(verb: str, path: str, status: int, content: bytes, retry_after: str | None) -> errors.ApiError:
     """The error of an answer that is no success."""
     try:
-        answer = json.loads(content)
-        failure = _error(verb, path, status, answer)
-    except (ValueError, AttributeError):
+        failure = _error(verb, path, status, msgspec.json.decode(content))
+    except (msgspec.DecodeError, AttributeError):
         failure = _error(verb, path, status, {"message": content[:200].decode(errors="replace")})
     if isinstance(failure, errors.TransientError) and retry_after and retry_after.isdigit():
         failure.retry_after_s = min(float(retry_after), errors.RETRY_AFTER_S_MAX)

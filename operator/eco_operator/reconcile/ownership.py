@@ -6,10 +6,11 @@ object is as wanted when it carries the hash of what we want and our set still h
 restart of the operator, so a restart applies nothing.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
+
+import msgspec
 
 from eco_crds import contract
 from eco_operator.cache import Child
@@ -58,14 +59,14 @@ def _without_owner(desired: Mapping[str, Any], child: Child) -> Mapping[str, Any
 
 @lru_cache(maxsize=SETS_MAX)
 def _fields(owned_fields: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = json.loads(owned_fields)
+    found: Mapping[str, Any] = msgspec.json.decode(owned_fields)
     return found
 
 
 @lru_cache(maxsize=KEYS_MAX)
 def _keys(entry: str) -> Mapping[str, Any]:
     """What an entry for an item of a list says that the item is known by, as in `k:{"name":"worker"}`."""
-    found: Mapping[str, Any] = json.loads(entry[2:])
+    found: Mapping[str, Any] = msgspec.json.decode(entry[2:])
     return found
 
 
@@ -104,7 +105,7 @@ def _lost_in_value(value: object, owned: Mapping[str, Any], path: str) -> Iterat
 
 def _lost_item(item: object, owned: Mapping[str, Any], path: str) -> Iterator[str]:
     if not isinstance(item, Mapping):
-        if f"v:{json.dumps(item, separators=(',', ':'))}" not in owned:
+        if f"v:{msgspec.json.encode(item).decode()}" not in owned:
             yield f"{path}[{item}]"
         return
     for entry, below in owned.items():

@@ -3,10 +3,11 @@
 A revision begins when a field changes that a pod is made from, or the image. A default image is resolved once for it.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from eco_crds.ecoworker import EcoWorker
 from eco_operator import kinds
@@ -89,8 +90,8 @@ def _children(seen: Observation) -> list[Child]:
 def _read(child: Child) -> Revision | None:
     """A revision as it is kept; None when somebody else's hand made it unreadable."""
     try:
-        return _revision(child.name, int(child.data["revision"]), json.loads(child.data["data"]))
-    except (KeyError, TypeError, ValueError):
+        return _revision(child.name, int(child.data["revision"]), msgspec.json.decode(child.data["data"]))
+    except (KeyError, TypeError, ValueError, msgspec.DecodeError):
         return None
 
 
