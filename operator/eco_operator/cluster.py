@@ -9,6 +9,7 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlencode
@@ -37,6 +38,8 @@ WATCH_SILENCE_S_MAX: Final = 70.0
 CONNECT_TIMEOUT_S: Final = 10.0
 OURS: Final = f"{contract.LABEL_MANAGED_BY}={contract.MANAGED_BY}"
 """Selects what the operator built, or what came of it."""
+QUERIES_MAX: Final = 64
+"""So many queries are kept as they go into an address: an apply has one of four."""
 NO_VERSION: Final = "1"
 """A resource version that no object has: etcd begins to count before it holds any."""
 
@@ -247,7 +250,7 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
     ) -> dict[str, Any]:
-        target = path if not query else f"{path}?{urlencode(query)}"
+        target = f"{path}?{_encoded(tuple(query.items()))}" if query else path
         loop = asyncio.get_running_loop()
         started, status = loop.time(), 0
         try:
@@ -322,14 +325,21 @@ class LeaseStore:
         )
 
 
+@lru_cache(maxsize=QUERIES_MAX)
+def _encoded(query: tuple[tuple[str, str], ...]) -> str:
+    return urlencode(query)
+
+
 def _yaml(body: Object) -> bytes:
     """The body as JSON that is YAML too.
 
     The server reads a server-side apply as YAML, which refuses the pair of escapes that JSON writes for a character
     beyond the first 65,536: with them a single emoji in a spec would keep every write of that object from arriving.
     """
-    text = msgspec.json.encode(body).decode()
-    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
+    content = msgspec.json.encode(body)
+    if content.isascii() and b"\x7f" not in content:
+        return content
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", content.decode()).encode()
 
 
 def _failure(verb: str, path: str, status: int, content: bytes, retry_after: str | None) -> errors.ApiError:
