@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -15,6 +16,7 @@ import uvloop
 from eco_operator import errors, kinds, metrics, web
 from eco_operator import settings as operator_settings
 from eco_operator.cluster import Cluster, LeaseStore, connect
+from eco_operator.following import follow
 from eco_operator.handlers.watch import watch
 from eco_operator.leader import Elector
 from eco_operator.loop import Loop
@@ -139,6 +141,7 @@ async def _watch_once_listed(
         namespaces=settings.namespaces,
         stop=stop,
         list_everything=loop.list_everything,
+        follow=partial(follow, loop.cluster, loop.see),
         on_spawned=on_spawned,
     )
 

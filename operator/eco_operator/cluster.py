@@ -6,16 +6,17 @@ that, with its back-off, and looks at the world anew before.
 """
 
 import asyncio
-import json
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlencode
 from urllib.request import getproxies_environment
 
 import aiohttp
+import msgspec
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 
@@ -30,6 +31,15 @@ JSON: Final = "application/json"
 REQUEST_TIMEOUT_S: Final = 20.0
 LIST_CHUNK_OBJECTS: Final = 50
 REQUESTS_MAX: Final = 32
+WATCH_S_MAX: Final = 600
+"""After so long the server ends a watch."""
+WATCH_SILENCE_S_MAX: Final = 70.0
+"""A watch that says nothing for so long is begun anew: the server sends a bookmark each minute."""
+CONNECT_TIMEOUT_S: Final = 10.0
+OURS: Final = f"{contract.LABEL_MANAGED_BY}={contract.MANAGED_BY}"
+"""Selects what the operator built, or what came of it."""
+QUERIES_MAX: Final = 64
+"""So many queries are kept as they go into an address: an apply has one of four."""
 NO_VERSION: Final = "1"
 """A resource version that no object has: etcd begins to count before it holds any."""
 
@@ -44,6 +54,15 @@ Object = Mapping[str, Any]
 RequestObserver = Callable[[str, str, int, float], None]
 """Called after each request with verb, kind, HTTP status (0: no answer) and seconds."""
 
+_METHODS: Final = {
+    "get": "GET",
+    "list": "GET",
+    "watch": "GET",
+    "apply": "PATCH",
+    "delete": "DELETE",
+    "create": "POST",
+    "replace": "PUT",
+}
 _ERRORS: Final[Mapping[int, type[errors.ApiError]]] = {
     401: errors.DeniedError,
     403: errors.DeniedError,
@@ -65,7 +84,8 @@ async def connect(observer: RequestObserver = lambda *_: None) -> "Cluster":
         raise errors.ConfigurationError(
             f"no way to an API server: {error}. Run inside a pod, or set KUBECONFIG to the path of a kubeconfig."
         ) from None
-    configuration.connection_pool_maxsize = REQUESTS_MAX
+    # Requests are bounded by `REQUESTS_MAX`; each watch has a connection of its own beside them.
+    configuration.connection_pool_maxsize = 0
     # Trusting the environment has the client look for a password in ~/.netrc, in a thread, before each request.
     configuration.client_session_kwargs = {"trust_env": bool(getproxies_environment())}
     return Cluster(configuration, observer)
@@ -114,6 +134,41 @@ class Cluster:
                 token = metadata.get("continue") or ""
                 if not token:
                     break
+
+    async def watch(
+        self, kind: Kind, namespace: str | None, *, version: str, label_selector: str
+    ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """Type and object of each event since that version, until the server, the network or silence ends the watch.
+
+        Raises `ExpiredError` when the version is too old, and other errors when the server has them: list again.
+        """
+        path = kind.path(namespace)
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(WATCH_S_MAX),
+            "labelSelector": label_selector,
+        }
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=WATCH_SILENCE_S_MAX)
+        try:
+            answer = await self._send("watch", f"{path}?{urlencode(query)}", None, limits=limits)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise errors.TransientError("watch", path, message=str(error) or type(error).__name__) from error
+        try:
+            if answer.status != 200:
+                raise _failure("watch", path, answer.status, await answer.read(), answer.headers.get("Retry-After"))
+            async for line in answer.content:
+                event = msgspec.json.decode(line)
+                if event["type"] == "ERROR":
+                    raise _error("watch", path, int(event["object"].get("code") or 500), event["object"])
+                yield event["type"], event["object"]
+        except msgspec.DecodeError:
+            raise errors.TransientError("watch", path, message="an event that is no JSON") from None
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return
+        finally:
+            answer.close()
 
     async def apply(self, desired: Object, *, force: bool, subresource: str | None = None) -> dict[str, Any]:
         """Server-side apply. Without `force` a field that somebody else owns is a `ConflictError`."""
@@ -195,29 +250,41 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
     ) -> dict[str, Any]:
-        method = {"get": "GET", "list": "GET", "apply": "PATCH", "delete": "DELETE", "create": "POST", "replace": "PUT"}
-        headers = {"Accept": JSON, "Content-Type": APPLY_PATCH if verb == "apply" else JSON}
-        target = path if not query else f"{path}?{urlencode(query)}"
-        content_out = _yaml(body) if verb == "apply" and body is not None else body
+        target = f"{path}?{_encoded(tuple(query.items()))}" if query else path
         loop = asyncio.get_running_loop()
         started, status = loop.time(), 0
         try:
             async with self._slots, asyncio.timeout(REQUEST_TIMEOUT_S):
-                request = await self._client.param_serialize(
-                    method[verb], target, header_params=headers, body=content_out, auth_settings=["BearerToken"]
-                )
-                answer = await self._client.call_api(*request, _request_timeout=REQUEST_TIMEOUT_S)
+                answer = await self._send(verb, target, body, limits=aiohttp.ClientTimeout(REQUEST_TIMEOUT_S))
                 status = answer.status
-                content = await answer.read()  # type: ignore[no-untyped-call]  # no annotations in the client
+                content = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             message = str(error) or type(error).__name__
             raise errors.TransientError(verb, path, status=status, message=message) from error
         finally:
             self._observe(verb, kind.kind, status, loop.time() - started)
         if 200 <= status < 300:
-            result: dict[str, Any] = json.loads(content)
+            result: dict[str, Any] = msgspec.json.decode(content)
             return result
         raise _failure(verb, path, status, content, answer.headers.get("Retry-After"))
+
+    async def _send(
+        self, verb: str, target: str, body: Object | None, *, limits: aiohttp.ClientTimeout
+    ) -> aiohttp.ClientResponse:
+        """Send a request; returns the answer as soon as its head is there."""
+        method, is_apply = _METHODS[verb], verb == "apply"
+        headers = {**self._client.default_headers, "Accept": JSON, "Content-Type": APPLY_PATCH if is_apply else JSON}
+        # What the client does before, it does for bodies that are models: it copies a dictionary whole.
+        await self._client.update_params_for_auth(headers, [], ["BearerToken"], target, method, None)
+        answer = await self._client.rest_client.request(  # type: ignore[no-untyped-call]  # no annotations in the client
+            method,
+            f"{self._client.configuration.host}{target}",
+            headers=headers,
+            body=_yaml(body) if is_apply and body is not None else body,
+            _request_timeout=limits,
+        )
+        response: aiohttp.ClientResponse = answer.response
+        return response
 
 
 class LeaseStore:
@@ -258,24 +325,36 @@ class LeaseStore:
         )
 
 
+@lru_cache(maxsize=QUERIES_MAX)
+def _encoded(query: tuple[tuple[str, str], ...]) -> str:
+    return urlencode(query)
+
+
 def _yaml(body: Object) -> bytes:
     """The body as JSON that is YAML too.
 
     The server reads a server-side apply as YAML, which refuses the pair of escapes that JSON writes for a character
     beyond the first 65,536: with them a single emoji in a spec would keep every write of that object from arriving.
     """
-    text = json.dumps(body, ensure_ascii=False)
-    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
+    content = msgspec.json.encode(body)
+    if content.isascii() and b"\x7f" not in content:
+        return content
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", content.decode()).encode()
 
 
 def _failure(verb: str, path: str, status: int, content: bytes, retry_after: str | None) -> errors.ApiError:
+    """The error of an answer that is no success."""
     try:
-        answer = json.loads(content)
-        reason, message = str(answer.get("reason", "")), str(answer.get("message", ""))
-    except (ValueError, AttributeError):
-        reason, message = "", content[:200].decode(errors="replace")
-    fallback = errors.TransientError if status in {408, 429} or status >= 500 else errors.RejectedError
-    failure = _ERRORS.get(status, fallback)(verb, path, status=status, reason=reason, message=message)
+        failure = _error(verb, path, status, msgspec.json.decode(content))
+    except (msgspec.DecodeError, AttributeError):
+        failure = _error(verb, path, status, {"message": content[:200].decode(errors="replace")})
     if isinstance(failure, errors.TransientError) and retry_after and retry_after.isdigit():
         failure.retry_after_s = min(float(retry_after), errors.RETRY_AFTER_S_MAX)
     return failure
+
+
+def _error(verb: str, path: str, status: int, told: Mapping[str, Any]) -> errors.ApiError:
+    """The error that a `Status` of the API server tells of."""
+    fallback = errors.TransientError if status in {408, 429} or status >= 500 else errors.RejectedError
+    reason, message = str(told.get("reason", "")), str(told.get("message", ""))
+    return _ERRORS.get(status, fallback)(verb, path, status=status, reason=reason, message=message)

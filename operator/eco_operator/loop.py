@@ -16,12 +16,11 @@ from typing import Any, Final
 
 import structlog
 
-from eco_crds import contract
 from eco_crds.ecoworker import Delivery
 from eco_operator import errors, kinds, metrics
 from eco_operator.act import Acted, Actor
 from eco_operator.cache import Cache, Child, Key, project
-from eco_operator.cluster import Cluster
+from eco_operator.cluster import OURS, Cluster
 from eco_operator.kinds import Kind
 from eco_operator.probes import Prober
 from eco_operator.queue import KeyQueue
@@ -43,7 +42,6 @@ FOREIGN_LOOK_AGAIN_S: Final = 30.0
 WATCH_LAG_S: Final = 30.0
 APPLICATIONS_INTERVAL_S: Final = 5.0
 _SHARE_OF_INTERVAL: Final = {Urgency.NUMBERS: 1.0, Urgency.TURN: 0.25, Urgency.NEWS: 0.0}
-OURS: Final = f"{contract.LABEL_MANAGED_BY}={contract.MANAGED_BY}"
 
 
 @dataclass(frozen=True, slots=True)

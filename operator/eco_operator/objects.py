@@ -1,10 +1,11 @@
 """What is remembered of one object of the cluster: our own whole, everything else as a small projection."""
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from eco_crds import contract
 from eco_crds.jobs import DRY_RUN, TERMINATION_LOG_BYTES_MAX
@@ -14,6 +15,8 @@ from eco_operator.kinds import Kind
 OWNER: Final = "owner"
 """Stands for the uid of an object's owner in the set of its fields."""
 
+
+_ORDERED: Final = msgspec.json.Encoder(order="sorted")
 
 SHARED_CHARACTERS_MAX: Final = 64
 """Longer texts are each an object's own."""
@@ -253,7 +256,7 @@ def _data(kind: Kind, body: Mapping[str, Any]) -> dict[str, str]:
         return dict(body.get("data") or {})
     if kind == kinds.REVISION:
         # As text, a tenth of the size of the objects it stands for.
-        return {"data": json.dumps(body.get("data"), separators=(",", ":")), "revision": str(body.get("revision", 0))}
+        return {"data": msgspec.json.encode(body.get("data")).decode(), "revision": str(body.get("revision", 0))}
     return {}
 
 
@@ -264,7 +267,7 @@ def _owned_fields(metadata: Mapping[str, Any]) -> str:
             and entry.get("operation") == "Apply"
             and not entry.get("subresource")
         ):
-            text = json.dumps(entry.get("fieldsV1") or {}, sort_keys=True, separators=(",", ":"))
+            text = _ORDERED.encode(entry.get("fieldsV1") or {}).decode()
             for owner in (metadata.get("ownerReferences") or ())[:1]:
                 text = text.replace(_escaped(owner["uid"]), _escaped(OWNER))
             return sys.intern(text)
@@ -273,7 +276,7 @@ def _owned_fields(metadata: Mapping[str, Any]) -> str:
 
 def _escaped(value: str) -> str:
     """A text as it stands in a JSON value that stands in a JSON text."""
-    return json.dumps(json.dumps(value))[1:-1]
+    return msgspec.json.encode(msgspec.json.encode(value).decode()).decode()[1:-1]
 
 
 def _application(body: Mapping[str, Any]) -> ApplicationState:

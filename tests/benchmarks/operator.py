@@ -15,7 +15,7 @@ import random
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +113,18 @@ async def workers() -> AsyncIterator[Fleet]:
         await runner.cleanup()
 
 
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """How long something took, and what processor time it cost whom."""
+
+    took_s: float
+    processor_s: Mapping[str, float]
+
+    def __str__(self) -> str:
+        shares = ", ".join(f"{name} {spent:.1f}" for name, spent in self.processor_s.items())
+        return f"{self.took_s:.1f} s (processor time: {shares})"
+
+
 @dataclass(slots=True)
 class Bench:
     """One size on one API server."""
@@ -124,29 +136,31 @@ class Bench:
     namespace: str
     size: int
 
-    async def converge(self) -> float:
-        """Seconds from the start of the operator until every object of every EcoWorker is there."""
+    async def converge(self) -> Phase:
+        """From the start of the operator until every object of every EcoWorker is there."""
         await _at_once(self._create(kinds.ECO_WORKER, _worker(number)) for number in range(self.size))
-        begun = time.monotonic()
+        begun, before = time.monotonic(), self._processor_s()
         self.operator.start()
         await until("every object is there", self._is_built, within_s=CONVERGED_WITHIN_S)
-        return time.monotonic() - begun
+        took_s, after = time.monotonic() - begun, self._processor_s()
+        return Phase(took_s, {"operator": _processor_s(self.operator.pid), **_spent(before, after)})
 
-    async def bare(self) -> float:
-        """Seconds in which a bare client creates the same objects in another namespace, as many at once."""
+    async def bare(self) -> Phase:
+        """A bare client creates the same objects in another namespace, as many at once."""
         other = f"{self.namespace}-bare"
         await asyncio.to_thread(kubectl, self.server, "create", "namespace", other)
         found = [item for kind in BUILT for item in await self._all(kind)]
         copies = [_copy(item, other) for item in found]
-        begun = time.monotonic()
+        begun, before, client = time.monotonic(), self._processor_s(), time.process_time()
         await _at_once(
             (self._create(kinds.BY_NAME[item["kind"]], item, namespace=other) for item in copies), REQUESTS_MAX
         )
-        took_s = time.monotonic() - begun
+        took_s, after = time.monotonic() - begun, self._processor_s()
+        phase = Phase(took_s, {"client": time.process_time() - client, **_spent(before, after)})
         for kind in BUILT:
             path = f"{kind.path(other)}"
             await self.cluster._request("delete", kind, path)
-        return took_s
+        return phase
 
     async def run_pods(self) -> None:
         """A pod for every Deployment, and both say that they are ready."""
@@ -186,6 +200,9 @@ class Bench:
                 found.append(await seen.wait(shard.rpartition("-")[0], within_s=STATUS_WITHIN_S) - begun)
                 self.fleet.says(shard, mode=JournalMode.NORMAL)
         return sorted(found)
+
+    def _processor_s(self) -> dict[str, float]:
+        return {program.name: _processor_s(program.pid) for program in (self.server.server, self.server.etcd)}
 
     async def _create(self, kind: kinds.Kind, body: dict[str, Any], *, namespace: str = "") -> None:
         await self.cluster._request("create", kind, kind.path(namespace or self.namespace), body=body)
@@ -360,6 +377,10 @@ def _processor_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def _spent(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    return {name: after[name] - before[name] for name in after}
+
+
 def _resident_mib(pid: int) -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
@@ -393,13 +414,12 @@ async def measure(size: int, *, is_largest: bool) -> None:
 
 async def _figures(bench: Bench, *, is_largest: bool) -> None:
     size, chance = bench.size, random.Random(bench.size)
-    took_s = await bench.converge()
-    bare_s = await bench.bare()
-    print(f"{size} EcoWorkers: {took_s:.1f} s, a bare client {bare_s:.1f} s", flush=True)
-    peer = f"{took_s:.1f} s from the start of the process, bare {bare_s:.1f} s"
-    figures.record(
-        f"operator.converge_vs_bare_{size}", took_s / bare_s, "ratio", "<= 1.5" if is_largest else None, peer=peer
-    )
+    operator = await bench.converge()
+    bare = await bench.bare()
+    print(f"{size} EcoWorkers: {operator}; a bare client {bare}", flush=True)
+    peer = f"{operator.took_s:.1f} s from the start of the process, bare {bare.took_s:.1f} s"
+    ratio = operator.took_s / bare.took_s
+    figures.record(f"operator.converge_vs_bare_{size}", ratio, "ratio", "<= 1.5" if is_largest else None, peer=peer)
     if not is_largest:
         return
     await bench.run_pods()

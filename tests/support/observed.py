@@ -51,7 +51,10 @@ def _below(value: Any) -> dict[str, Any]:
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         for key in ("uid", "name"):
             if all(key in item for item in value):
-                return {f"k:{json.dumps({key: item[key]})}": {".": {}, **fields_of(item)} for item in value}
+                return {
+                    f"k:{json.dumps({key: item[key]}, separators=(',', ':'))}": {".": {}, **fields_of(item)}
+                    for item in value
+                }
     return {}
 
 

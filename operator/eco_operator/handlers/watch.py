@@ -1,4 +1,4 @@
-"""Watches of everything the operator looks at, as Kopf's low-level event handlers.
+"""Watches of everything the operator looks at: its own kinds by Kopf's low-level event handlers, others beside them.
 
 Kopf takes a failure of one watch for the end of the program: a 410 in the middle of a list, an event that is no JSON,
 an error that outlasts its own eight attempts. Here it is the end of that round of watches, and the next one begins
@@ -7,31 +7,27 @@ after a pause with everything listed anew. Nothing else of the process takes not
 
 import asyncio
 import os
-import random
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from itertools import product
 from typing import Any, Final
 
 import kopf
 import structlog
 from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
-from eco_crds import contract
 from eco_operator import errors, kinds, metrics
-from eco_operator.cluster import LIST_CHUNK_OBJECTS
+from eco_operator.cluster import LIST_CHUNK_OBJECTS, WATCH_S_MAX, WATCH_SILENCE_S_MAX
+from eco_operator.failing import Failing
 from eco_operator.kinds import Kind
 
 logger = structlog.get_logger(__name__)
 
 Sink = Callable[[Kind, str | None, Mapping[str, Any]], None]
 """Takes kind, type of the event (None: listed) and the object. Must be quick and must not fail."""
+Follow = Callable[[Kind, str | None], Coroutine[Any, Any, None]]
+"""Watches a kind in a namespace, or in all, until it fails for good."""
 
-INACTIVITY_TIMEOUT_S: Final = 70.0
 IDLE_WORKER_S: Final = 0.1
-PAUSE_S_MIN: Final = 0.5
-PAUSE_S_MAX: Final = 30.0
-WELL_S: Final = 120.0
-"""Watches that lasted so long were well. Kopf needs 54 s of pauses to give up on a server that refuses."""
 FAILING_S_MAX: Final = 600.0
 """After so long without watches that were well another process may do better, on another node perhaps."""
 END_TIMEOUT_S: Final = 2.0
@@ -69,34 +65,14 @@ class NoMemories(ResourceMemories):
 
 
 def registry(sink: Sink) -> kopf.OperatorRegistry:
-    """Handlers that feed `sink` with each event of each watched kind."""
+    """Handlers that feed `sink` with each event of each kind of our own."""
     handlers = kopf.OperatorRegistry()
     kopf.on.startup(registry=handlers, id="configure")(_configure)
     kopf.on.login(registry=handlers, id="login")(_login)
-    for kind in kinds.WATCHED:
+    for kind in kinds.OWNED:
         door = kopf.on.event(kind.group, kind.version, kind.plural, registry=handlers, id=f"see-{kind.plural}")
         door(_door(kind, sink))
     return handlers
-
-
-@dataclass(slots=True)
-class _Failing:
-    """How long the watches have been failing, and how long to rest before the next round."""
-
-    failures: int = 0
-    since_s: float = 0.0
-
-    def note(self, begun_s: float, now_s: float) -> float:
-        """Take in that a round begun then has failed now; returns for how long they have been failing."""
-        if not self.failures or now_s - begun_s >= WELL_S:
-            self.failures, self.since_s = 0, now_s
-        self.failures += 1
-        return now_s - self.since_s
-
-    def pause_s(self) -> float:
-        """A pause that doubles with each failure, with jitter: an API server has many clients to take back."""
-        backoff_s = min(PAUSE_S_MAX, PAUSE_S_MIN * 2.0 ** min(self.failures - 1, 30))
-        return backoff_s * random.uniform(0.75, 1.0)  # noqa: S311  # jitter, no secret
 
 
 async def watch(
@@ -105,6 +81,7 @@ async def watch(
     namespaces: Sequence[str],
     stop: asyncio.Event,
     list_everything: Callable[[], Awaitable[None]],
+    follow: Follow,
     on_spawned: Callable[[], None] = lambda: None,
 ) -> None:
     """Watch until `stop` is set. Everything has been listed before, and is listed again after a failure.
@@ -112,13 +89,13 @@ async def watch(
     Raises what ended the watches when a right or the login is lost, or once they have failed for `FAILING_S_MAX`.
     Kopf takes over the process's signals whenever it starts; `on_spawned` is the moment to take them back.
     """
-    failing = _Failing()
+    failing = Failing()
     while not stop.is_set():
         begun_s = _now()
         try:
             if failing.failures:
                 await list_everything()
-            await _watch_once(sink, namespaces, stop, on_spawned)
+            await _watch_once(sink, follow, namespaces, stop, on_spawned)
         except Exception as error:
             failing_s = failing.note(begun_s, _now())
             if _is_final(error) or failing_s >= FAILING_S_MAX:
@@ -132,10 +109,10 @@ async def watch(
 
 
 async def _watch_once(
-    sink: Sink, namespaces: Sequence[str], stop: asyncio.Event, on_spawned: Callable[[], None]
+    sink: Sink, follow: Follow, namespaces: Sequence[str], stop: asyncio.Event, on_spawned: Callable[[], None]
 ) -> None:
     """Watch until `stop` is set; raises what ended the watches before."""
-    tasks = await kopf.spawn_tasks(
+    kopfs = await kopf.spawn_tasks(
         registry=registry(sink),
         settings=kopf.OperatorSettings(),
         memories=NoMemories(),
@@ -145,6 +122,8 @@ async def _watch_once(
         standalone=True,
     )
     on_spawned()
+    ours = (asyncio.create_task(follow(*it)) for it in product(kinds.CHILDREN, namespaces or (None,)))
+    tasks = [*kopfs, *ours]
     try:
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -153,7 +132,7 @@ async def _watch_once(
         return
     for task in ended:
         task.result()
-    raise errors.OperatorError("Kopf has ended without saying why")
+    raise errors.OperatorError("the watches have ended without saying why")
 
 
 async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
@@ -220,18 +199,15 @@ async def _configure(settings: kopf.OperatorSettings, **_: object) -> None:
     settings.scanning.disabled = True
     settings.persistence.diffbase_storage = NoDiffs()
     settings.watching.chunk_size = LIST_CHUNK_OBJECTS
-    settings.watching.server_timeout = 10 * 60
+    settings.watching.server_timeout = WATCH_S_MAX
     settings.watching.connect_timeout = 10
-    settings.watching.inactivity_timeout = INACTIVITY_TIMEOUT_S
-    # One task per object lives on for this long after its event; a fleet has thousands of objects.
+    settings.watching.inactivity_timeout = WATCH_SILENCE_S_MAX
+    # One task per object lives on for this long after its event.
     settings.queueing.idle_timeout = IDLE_WORKER_S
     settings.queueing.exit_timeout = 0.5
     settings.networking.request_timeout = 30
     # With one, Kopf kills the process that long after a failure, however well it has been mended meanwhile.
     settings.process.ultimate_exiting_timeout = None
-    ours = f"{contract.LABEL_MANAGED_BY}={contract.MANAGED_BY}"
-    for kind in kinds.CHILDREN:
-        settings.watching.label_selectors[kind.group, kind.version, kind.plural] = ours
 
 
 async def _login(**arguments: Any) -> kopf.ConnectionInfo | None:

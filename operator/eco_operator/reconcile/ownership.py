@@ -6,10 +6,11 @@ object is as wanted when it carries the hash of what we want and our set still h
 restart of the operator, so a restart applies nothing.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
+
+import msgspec
 
 from eco_crds import contract
 from eco_operator.cache import Child
@@ -19,6 +20,7 @@ KNOWN_MAX: Final = 20_000
 SETS_MAX: Final = 512
 """So many sets are kept as read: those of all kinds in a few shapes each."""
 KEYS_MAX: Final = 4096
+_ORDERED: Final = msgspec.json.Encoder(order="sorted")
 _IDENTIFYING: Final = frozenset({"apiVersion", "kind"})
 _IDENTIFYING_METADATA: Final = frozenset({"name", "namespace", "uid", "resourceVersion"})
 
@@ -58,14 +60,14 @@ def _without_owner(desired: Mapping[str, Any], child: Child) -> Mapping[str, Any
 
 @lru_cache(maxsize=SETS_MAX)
 def _fields(owned_fields: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = json.loads(owned_fields)
+    found: Mapping[str, Any] = msgspec.json.decode(owned_fields)
     return found
 
 
 @lru_cache(maxsize=KEYS_MAX)
 def _keys(entry: str) -> Mapping[str, Any]:
     """What an entry for an item of a list says that the item is known by, as in `k:{"name":"worker"}`."""
-    found: Mapping[str, Any] = json.loads(entry[2:])
+    found: Mapping[str, Any] = msgspec.json.decode(entry[2:])
     return found
 
 
@@ -98,22 +100,26 @@ def _lost_in_value(value: object, owned: Mapping[str, Any], path: str) -> Iterat
     if isinstance(value, Mapping):
         yield from _lost_in_map(value, owned, path)
     elif isinstance(value, Sequence) and not isinstance(value, str):
+        names = next((tuple(_keys(entry)) for entry in owned if entry.startswith("k:")), ())
         for item in value:
-            yield from _lost_item(item, owned, path)
+            yield from _lost_item(item, owned, names, path)
 
 
-def _lost_item(item: object, owned: Mapping[str, Any], path: str) -> Iterator[str]:
+def _lost_item(item: object, owned: Mapping[str, Any], names: Sequence[str], path: str) -> Iterator[str]:
     if not isinstance(item, Mapping):
-        if f"v:{json.dumps(item, separators=(',', ':'))}" not in owned:
+        if f"v:{msgspec.json.encode(item).decode()}" not in owned:
             yield f"{path}[{item}]"
-        return
-    for entry, below in owned.items():
-        if not entry.startswith("k:"):
-            continue
-        keys = _keys(entry)
-        # A key that the item leaves to its default (the protocol of a port) is in the set all the same.
-        if all(item.get(name, value) == value for name, value in keys.items()):
-            if below:
-                yield from _lost_in_map(item, below, f"{path}{entry[2:]}")
-            return
-    yield f"{path}[{item.get('name', '?')}]"
+    elif (entry := _entry_of(item, owned, names)) is None:
+        yield f"{path}[{item.get('name', '?')}]"
+    elif owned[entry]:
+        yield from _lost_in_map(item, owned[entry], f"{path}{entry[2:]}")
+
+
+def _entry_of(item: Mapping[str, Any], owned: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The entry for an item in the set of a list whose items are known by `names`; None when it has none."""
+    usual = "k:" + _ORDERED.encode({name: item[name] for name in names if name in item}).decode()
+    if usual in owned:
+        return usual
+    # A key that the item leaves to its default (the protocol of a port) is in the set all the same.
+    entries = (entry for entry in owned if entry.startswith("k:"))
+    return next((it for it in entries if all(item.get(name, at) == at for name, at in _keys(it).items())), None)

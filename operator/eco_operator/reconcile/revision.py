@@ -3,15 +3,17 @@
 A revision begins when a field changes that a pod is made from, or the image. A default image is resolved once for it.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
+
+import msgspec
 
 from eco_crds.ecoworker import EcoWorker
 from eco_operator import kinds
-from eco_operator.cache import Child
-from eco_operator.reconcile.observation import Observation
+from eco_operator.cache import Child, Owned
+from eco_operator.reconcile.observation import READ_MAX, Observation, read_worker
 from eco_operator.reconcile.plan import Apply, Delete, Step
 from eco_operator.resources import controller_revision, deployment
 
@@ -44,7 +46,7 @@ def resolved_image(seen: Observation) -> str:
     if seen.worker.spec.image:
         return seen.worker.spec.image
     newest = next(iter(kept(seen)), None)
-    if newest is not None and newest.source == controller_revision.source(seen.worker):
+    if newest is not None and newest.source == _source(seen.owned):
         return newest.image
     if newest is None and seen.previous.observed_generation == seen.owned.generation and seen.previous.image:
         return seen.previous.image
@@ -60,7 +62,8 @@ def kept(seen: Observation) -> list[Revision]:
 def wanted(seen: Observation, worker: EcoWorker, image: str) -> Revision:
     """The revision that the shards are to run: the newest there is, or the one that `decide` makes."""
     newest = next(iter(kept(seen)), None)
-    if newest is not None and newest.source == controller_revision.source(worker) and newest.image == image:
+    is_current = newest is not None and seen.owned is not None and newest.source == _source(seen.owned)
+    if newest is not None and is_current and newest.image == image:
         return newest
     built = controller_revision.build(worker, number=newest.number + 1 if newest is not None else 1, image=image)
     return _revision(built["metadata"]["name"], built["revision"], built["data"])
@@ -86,10 +89,23 @@ def _children(seen: Observation) -> list[Child]:
     ]
 
 
+@lru_cache(maxsize=READ_MAX)
+def _source(owned: Owned) -> str:
+    """What a revision of the valid EcoWorker would be of."""
+    worker, _, _ = read_worker(owned)
+    assert worker is not None, "asked of valid objects"  # noqa: S101  # a caller's mistake
+    return controller_revision.source(worker)
+
+
 def _read(child: Child) -> Revision | None:
+    return _parsed(child.name, child.data.get("revision", ""), child.data.get("data", ""))
+
+
+@lru_cache(maxsize=READ_MAX)
+def _parsed(name: str, number: str, data: str) -> Revision | None:
     """A revision as it is kept; None when somebody else's hand made it unreadable."""
     try:
-        return _revision(child.name, int(child.data["revision"]), json.loads(child.data["data"]))
+        return _revision(name, int(number), msgspec.json.decode(data))
     except (KeyError, TypeError, ValueError):
         return None
 

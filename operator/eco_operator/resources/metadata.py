@@ -1,8 +1,9 @@
 """Labels, owners and the hash that every object of an EcoWorker carries."""
 
 import hashlib
-import json
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from eco_crds import contract
 from eco_crds.ecoworker import EcoWorker
@@ -12,6 +13,7 @@ Labels = dict[str, str]
 
 # What a hash does not cover: the hash itself, and values that are nobody's to know.
 _UNHASHED = frozenset({"data", "stringData"})
+_CANONICAL: Final = msgspec.json.Encoder(order="sorted")
 
 
 def worker_labels(worker: EcoWorker) -> Labels:
@@ -75,8 +77,7 @@ def object_metadata(worker: EcoWorker, name: str, labels: Labels) -> Manifest:
 
 def digest(content: Any) -> str:
     """A short hash of any JSON value, independent of the order of keys."""
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+    return hashlib.sha256(_CANONICAL.encode(content)).hexdigest()[:32]
 
 
 def with_hash(manifest: Manifest) -> Manifest:

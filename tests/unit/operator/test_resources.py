@@ -4,6 +4,8 @@
 you commit it.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
+from hypothesis import given, strategies
 
 from eco_crds import contract
 from eco_crds.ecoworker import EcoWorker
@@ -205,3 +208,16 @@ def test_names_of_the_longest_worker_stay_within_the_limit_of_labels_and_service
 
 def _hash(manifest: dict[str, Any]) -> str:
     return str(manifest["metadata"]["annotations"][contract.ANNOTATION_HASH])
+
+
+JSON_VALUES: Final = strategies.recursive(
+    strategies.none() | strategies.booleans() | strategies.integers() | strategies.text(),
+    lambda below: strategies.lists(below) | strategies.dictionaries(strategies.text(), below),
+)
+
+
+@given(JSON_VALUES)
+def test_a_hash_is_that_of_sorted_json_without_spaces_whatever_writes_it(content: Any) -> None:
+    """It is on every object of every cluster: another one would have all of them applied, and all workers restarted."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert metadata.digest(content) == hashlib.sha256(canonical.encode()).hexdigest()[:32]

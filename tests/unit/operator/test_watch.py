@@ -11,7 +11,7 @@ import kopf
 import pytest
 from kopf._cogs.aiokits import aiotasks
 
-from eco_operator import errors, metrics
+from eco_operator import errors, failing, kinds, metrics
 from eco_operator.handlers import watch as doors
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
@@ -38,6 +38,10 @@ class Kopf:
     """How the first lists after a failure fail."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     begun: asyncio.Queue[None] = field(default_factory=asyncio.Queue)
+    followed: list[tuple[str, str | None]] = field(default_factory=list)
+    """Kind and namespace of each watch beside Kopf's."""
+    follower: Round = field(default_factory=lambda: goes_on)
+    """How each of them goes in the first round; later ones go on."""
 
     async def spawn_tasks(self, **_: Any) -> list[asyncio.Task[Any]]:
         self.spawned_at_s.append(asyncio.get_running_loop().time())
@@ -50,9 +54,19 @@ class Kopf:
         if self.lists:
             raise self.lists.pop(0)
 
-    async def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def follow(self, kind: kinds.Kind, namespace: str | None) -> None:
+        self.followed.append((kind.kind, namespace))
+        await (self.follower if len(self.spawned_at_s) == 1 else goes_on)()
+
+    async def watch(self, monkeypatch: pytest.MonkeyPatch, namespaces: tuple[str, ...] = ()) -> None:
         monkeypatch.setattr(kopf, "spawn_tasks", self.spawn_tasks)
-        await doors.watch(lambda *_: None, namespaces=(), stop=self.stop, list_everything=self.list_everything)
+        await doors.watch(
+            lambda *_: None,
+            namespaces=namespaces,
+            stop=self.stop,
+            list_everything=self.list_everything,
+            follow=self.follow,
+        )
 
     async def until_rounds(self, number: int, *, within_s: float = 10.0) -> None:
         async with asyncio.timeout(within_s):
@@ -101,6 +115,37 @@ async def test_watches_that_fail_are_started_again_with_everything_listed_anew(
     await asyncio.wait_for(watching, 1)
 
 
+async def test_a_watch_beside_kopfs_that_fails_for_good_has_all_of_them_begun_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost = errors.DeniedError("watch", "pods", status=403)
+    made, before = Kopf([goes_on], follower=fails(lost, after_s=1)), failures()
+    watching = asyncio.create_task(made.watch(monkeypatch))
+    await made.until_rounds(2)
+    assert (made.listed, failures() - before) == (1, 1)
+    await asyncio.sleep(1)
+    assert len(made.followed) == 2 * len(kinds.CHILDREN)
+    made.stop.set()
+    await asyncio.wait_for(watching, 1)
+
+
+@pytest.mark.parametrize("namespaces", [(), ("shop", "blog")])
+async def test_each_kind_is_watched_in_each_namespace(
+    monkeypatch: pytest.MonkeyPatch, namespaces: tuple[str, ...]
+) -> None:
+    """Our own by Kopf, the others beside it."""
+    made = Kopf([goes_on])
+    watching = asyncio.create_task(made.watch(monkeypatch, namespaces))
+    await asyncio.sleep(1)
+    by_kopf = {handler.id for handler in doors.registry(lambda *_: None)._watching.get_all_handlers()}
+    assert by_kopf == {"see-ecoworkers", "see-walsyncs"}
+    assert sorted(made.followed, key=str) == sorted(
+        ((kind.kind, namespace) for kind in kinds.CHILDREN for namespace in namespaces or (None,)), key=str
+    )
+    made.stop.set()
+    await asyncio.wait_for(watching, 1)
+
+
 async def test_the_first_watches_begin_without_another_list(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Kopf([goes_on])
     watching = asyncio.create_task(made.watch(monkeypatch))
@@ -126,19 +171,19 @@ async def test_pauses_grow_to_a_bound_and_in_the_end_the_failure_is_told(monkeyp
     with pytest.raises(RefusedError, match="410"):
         await made.watch(monkeypatch)
     pauses = [later - sooner for sooner, later in pairwise(made.spawned_at_s)]
-    assert pauses[0] <= doors.PAUSE_S_MIN
-    assert 0.75 * doors.PAUSE_S_MAX <= max(pauses) <= doors.PAUSE_S_MAX
-    assert doors.FAILING_S_MAX <= asyncio.get_running_loop().time() < doors.FAILING_S_MAX + doors.PAUSE_S_MAX
+    assert pauses[0] <= failing.PAUSE_S_MIN
+    assert 0.75 * failing.PAUSE_S_MAX <= max(pauses) <= failing.PAUSE_S_MAX
+    assert doors.FAILING_S_MAX <= asyncio.get_running_loop().time() < doors.FAILING_S_MAX + failing.PAUSE_S_MAX
 
 
 async def test_watches_that_were_well_for_long_in_between_are_never_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    well_s = doors.WELL_S + 1
+    well_s = failing.WELL_S + 1
     made = Kopf([fails(RefusedError(410), after_s=well_s)])
     watching = asyncio.create_task(made.watch(monkeypatch))
     await made.until_rounds(50, within_s=20 * doors.FAILING_S_MAX)
     assert not watching.done()
     rounds = [later - sooner for sooner, later in pairwise(made.spawned_at_s)]
-    assert max(rounds) < well_s + 2 * doors.PAUSE_S_MIN
+    assert max(rounds) < well_s + 2 * failing.PAUSE_S_MIN
     made.stop.set()
     await asyncio.wait_for(watching, 1)
 
@@ -191,7 +236,7 @@ async def test_a_round_that_failed_ends_kopfs_other_tasks_and_nobody_elses(
     await made.until_rounds(2)
     assert forgotten.done()
     first_s, second_s = made.spawned_at_s
-    assert second_s - first_s < 1 + 2 * doors.PAUSE_S_MIN, "it was waited for in vain"
+    assert second_s - first_s < 1 + 2 * failing.PAUSE_S_MIN, "it was waited for in vain"
     assert not other.done()
     other.cancel()
     made.stop.set()
