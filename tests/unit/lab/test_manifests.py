@@ -7,6 +7,7 @@ from eco_lab.control_plane import _AUDIT_POLICY
 from eco_lab.demo import install
 from eco_lab.manifests import cluster, servers
 from eco_lab.manifests.servers import Credentials
+from tests.prove.nodes import SAFE
 
 IMAGES = {"rabbitmq": "localhost/a:1", "postgresql": "localhost/b:1", "s3": "localhost/c:1"}
 CREDENTIALS = Credentials(rabbitmq="hidden-1", postgresql="hidden-2", s3="hidden-3")
@@ -42,6 +43,12 @@ def test_no_server_runs_as_root_or_with_the_clusters_token() -> None:
         pod = one["spec"]["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"]
         assert not pod["automountServiceAccountToken"]
+
+
+def test_every_server_stands_on_the_node_that_no_drill_takes_away() -> None:
+    workloads = [one for one in servers.servers(IMAGES) if one["kind"] in {"StatefulSet", "Deployment"}]
+    selectors = [one["spec"]["template"]["spec"]["nodeSelector"] for one in workloads]
+    assert selectors == [{"kubernetes.io/hostname": SAFE}] * len(IMAGES)
 
 
 def test_one_storage_class_is_the_default_and_all_of_them_grow() -> None:
