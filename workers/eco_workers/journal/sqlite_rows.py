@@ -140,6 +140,23 @@ class SqliteRows:
             raise JournalCorruptError("a row that is to be started was read and cannot be written")
         self._running.update({after.task_id: after for _, after in started})
 
+    def store_completed(self, completed: Sequence[tuple[TaskRow, TaskRow]]) -> None:
+        """Write running rows that have completed, in one go."""
+        connection = self.connection
+        changes = connection.total_changes()
+        connection.executemany(
+            self._sql["task_complete"],
+            [
+                (after[1], after[3], after[12], after[18], after[23], after[24], before[0])
+                for before, after in completed
+            ],
+        )
+        if connection.total_changes() - changes != len(completed):
+            raise JournalCorruptError("a row that is to be completed was read and cannot be written")
+        for before, after in completed:
+            self._running.pop(after.task_id, None)
+            self.counters.task(before, after)
+
     def mark_synced(self, versions: Mapping[str, int], now: float) -> None:
         """Mark the reports of ended rows, each only in the version given; one statement for all that are due."""
         checksum = report_checksum("synced", now, None)
