@@ -20,13 +20,19 @@ from eco_workers.journal import (
     State,
     TaskJournal,
     Verdict,
+    sqlite_rows,
 )
 from tests.support.journals import NAMES, Clock, Journals, task
 
 
-@pytest.fixture(params=["sqlite", "memory"])
-async def journals(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Journals]:
-    some = Journals(request.param, tmp_path)
+@pytest.fixture(params=["sqlite", "sqlite by wide statements", "memory"])
+async def journals(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Journals]:
+    kind, _, wide = request.param.partition(" ")
+    if wide:
+        monkeypatch.setattr(sqlite_rows, "ROWS_AT_ONCE", 1)  # else only many rows at once go that way
+    some = Journals(kind, tmp_path)
     yield some
     await some.close()
 

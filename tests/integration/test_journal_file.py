@@ -24,7 +24,7 @@ from eco_workers.errors import (
     JournalLostError,
     JournalRefusedError,
 )
-from eco_workers.journal import Completion, Emit, Identity, Limits, SqliteJournal, Verdict
+from eco_workers.journal import Completion, Emit, Identity, Limits, SqliteJournal, Verdict, sqlite_rows
 from eco_workers.journal.opening import (
     PRAGMAS,
     Plan,
@@ -114,19 +114,23 @@ async def test_the_end_of_a_task_is_one_statement_and_fails_alone(journals: Jour
     assert await journal.verify() == []
 
 
-async def test_completions_that_the_file_refuses_are_undone_as_one(journals: Journals) -> None:
+@pytest.mark.parametrize("count", [3, sqlite_rows.ROWS_AT_ONCE, 3 * sqlite_rows.ROWS_AT_ONCE + 1])
+async def test_completions_that_the_file_refuses_are_undone_as_one(journals: Journals, count: int) -> None:
     """A row that somebody else changed underneath: what the same call had written before it is undone with it."""
+    names = [f"task-{number:03}" for number in range(count)]
+    odd = names.pop(count // 2)
     journal = await journals.open()
-    await journal.accept([task(name) for name in ("a", "b", "c")])
-    await journal.claim(3, names=NAMES)
+    await journal.accept([task(name) for name in (*names, odd)])
+    await journal.claim(count, names=NAMES)
     execute = journal._session.rows.connection.execute
     await journal._writer.between(
-        lambda: execute("UPDATE task_wal SET state = 'completed', ended_at = 1 WHERE task_id = 'b'")
+        lambda: execute("UPDATE task_wal SET state = 'completed', ended_at = 1 WHERE task_id = ?", (odd,))
     )
     with pytest.raises(JournalError, match="never changes again"):
-        await journal.complete_all([Completion(name, b"1", [Emit("q.ai", b"{}")]) for name in ("a", "b", "c")])
-    assert await journal.complete_all([Completion("a", b"1"), Completion("c", b"1")]) == [None, None]
-    assert (await journal.statistics()).counts.outbox_unsent == 0
+        await journal.complete_all([Completion(name, b"1", [Emit("q.ai", b"{}")]) for name in (*names, odd)])
+    assert await journal.complete_all([Completion(name, b"1") for name in names]) == [None] * len(names)
+    counts = (await journal.statistics()).counts
+    assert (counts.completed, counts.outbox_unsent) == (len(names), 0)
 
 
 async def test_a_second_opener_waits_and_then_names_the_holder(journals: Journals) -> None:

@@ -162,6 +162,17 @@ def test_no_query_scans_the_table_of_tasks(schema: str) -> None:
         assert not [step for step in plan if step in {"SCAN task_wal", "SCAN outbox"}], (name, plan)
 
 
+@pytest.mark.parametrize(("name", "columns"), [("task_start_wide", 7), ("task_complete_wide", 7)])
+def test_wide_statements_look_each_row_up_by_its_id(name: str, columns: int) -> None:
+    connection = apsw.Connection(":memory:")
+    connection.execute(SCHEMA)
+    marks = f"({', '.join('?' * columns)})"
+    statement = QUERIES[name].replace("{rows}", f"{marks}, {marks}")
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", (1,) * 2 * columns)]
+    assert "SEARCH task_wal USING INTEGER PRIMARY KEY (rowid=?)" in plan
+    assert "SCAN task_wal" not in plan
+
+
 @pytest.mark.parametrize("name", ["task_insert", "task_start", "task_complete", "task_store", "task_replace"])
 def test_writing_a_task_makes_no_temporary_tables(name: str) -> None:
     """SQLite makes one for each IN over three constants or more, in a condition, a check or a trigger, each time."""

@@ -58,6 +58,14 @@ INSERT OR FAIL INTO task_wal (id, checksum, payload, result, task_id, task_name,
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (task_id) DO NOTHING;
 
+-- name: task_insert_wide
+-- The same for as many rows as the caller has marks for.
+INSERT OR FAIL INTO task_wal (id, checksum, payload, result, task_id, task_name, queue, headers, state, owner, generation,
+  attempts, version, messaged, awaiting_since, not_before, due_at, expires_at, emits, incarnation, salvaged, created_at,
+  started_at, ended_at, last_activity, error, sync_status, sync_retry_count, last_sync_attempt, sync_error)
+VALUES {rows}
+ON CONFLICT (task_id) DO NOTHING;
+
 -- name: task_highest
 SELECT coalesce(max(id), 0) FROM task_wal;
 
@@ -78,10 +86,23 @@ WHERE id = ?;
 UPDATE OR FAIL task_wal SET checksum = ?, state = 'running', attempts = ?, version = ?, incarnation = ?, started_at = ?,
   last_activity = ? WHERE id = ?;
 
+-- name: task_start_wide
+WITH started (checksum, attempts, version, incarnation, started_at, last_activity, id) AS (VALUES {rows})
+UPDATE OR FAIL task_wal SET checksum = started.checksum, state = 'running', attempts = started.attempts,
+  version = started.version, incarnation = started.incarnation, started_at = started.started_at,
+  last_activity = started.last_activity FROM started WHERE task_wal.id = started.id;
+
 -- name: task_complete
 -- What `task_store` writes of a running row that completes; the rest of it stays.
 UPDATE OR FAIL task_wal SET checksum = ?, result = ?, state = 'completed', owner = 'journal', version = ?, awaiting_since = NULL,
   due_at = NULL, emits = ?, ended_at = ?, last_activity = ?, error = NULL WHERE id = ?;
+
+-- name: task_complete_wide
+WITH completed (checksum, result, version, emits, ended_at, last_activity, id) AS (VALUES {rows})
+UPDATE OR FAIL task_wal SET checksum = completed.checksum, result = completed.result, state = 'completed',
+  owner = 'journal', version = completed.version, awaiting_since = NULL, due_at = NULL, emits = completed.emits,
+  ended_at = completed.ended_at, last_activity = completed.last_activity, error = NULL
+FROM completed WHERE task_wal.id = completed.id;
 
 -- name: task_mark_synced
 -- A whole batch of reports; records.py says why their checksums need no other value.
