@@ -11,6 +11,7 @@ from eco_workers import headers
 from eco_workers.errors import IllegalStateError, InvalidTaskError
 from eco_workers.journal import (
     CachedAnswer,
+    Completion,
     Emit,
     Fate,
     Limits,
@@ -19,13 +20,19 @@ from eco_workers.journal import (
     State,
     TaskJournal,
     Verdict,
+    sqlite_rows,
 )
 from tests.support.journals import NAMES, Clock, Journals, task
 
 
-@pytest.fixture(params=["sqlite", "memory"])
-async def journals(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Journals]:
-    some = Journals(request.param, tmp_path)
+@pytest.fixture(params=["sqlite", "sqlite by wide statements", "memory"])
+async def journals(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Journals]:
+    kind, _, wide = request.param.partition(" ")
+    if wide:
+        monkeypatch.setattr(sqlite_rows, "ROWS_AT_ONCE", 1)  # else only many rows at once go that way
+    some = Journals(kind, tmp_path)
     yield some
     await some.close()
 
@@ -163,6 +170,37 @@ async def test_result_and_messages_come_together(journal: TaskJournal) -> None:
     assert [message.body for message in messages] == [b'{"n":1}', b'{"n":2}']
     assert len({message.message_id for message in messages}) == 2
     assert await states(journal) == {"completed": 1, "outbox_unsent": 2}
+
+
+async def test_of_completions_given_together_one_that_is_refused_takes_no_other_with_it(journal: TaskJournal) -> None:
+    await journal.set_sync_target("postgres")
+    await journal.accept([task(name) for name in ("a", "b", "c", "waiting")])
+    await journal.claim(3, names=NAMES)
+    letter = [Emit("q.ai", b"{}")]
+    found = await journal.complete_all(
+        [
+            Completion("a", b"1", letter, [CachedAnswer("k", "m", b"2")]),
+            Completion("waiting", b"1", letter),
+            Completion("b", b"no JSON"),
+            Completion("a", b"2", letter),
+            Completion("nobody", b"1"),
+            Completion("c", b"1", [Emit("x" * 300, b"{}")]),
+        ]
+    )
+    assert [type(each) for each in found] == [
+        type(None),
+        IllegalStateError,
+        InvalidTaskError,
+        IllegalStateError,
+        IllegalStateError,
+        InvalidTaskError,
+    ]
+    assert await states(journal) == {"due": 1, "running": 2, "completed": 1, "unsynced": 1, "outbox_unsent": 1}
+    assert await journal.cached("k") == b"2"
+    assert [report.result for report in await journal.unsynced(10)] == [b"1"]
+    assert await journal.complete_all([]) == []
+    assert await journal.complete_all([Completion("b", b"1"), Completion("c", b"1")]) == [None, None]
+    assert await journal.verify() == []
 
 
 async def test_an_operation_that_fails_writes_nothing(journal: TaskJournal) -> None:
@@ -576,7 +614,7 @@ async def test_waiting_for_work_ends_when_work_was_committed(journal: TaskJourna
 async def test_bad_input_is_refused_with_its_field_and_nothing_is_written(
     journal: TaskJournal, changes: dict[str, Any], field: str
 ) -> None:
-    bad = replace(task("bad"), **changes)
+    bad = task("bad")._replace(**changes)
     with pytest.raises(InvalidTaskError, match=field):
         await journal.accept([task("good"), bad])
     assert await states(journal) == {}

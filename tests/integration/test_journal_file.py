@@ -17,13 +17,14 @@ import pytest
 from eco_workers.errors import (
     IllegalStateError,
     JournalCorruptError,
+    JournalError,
     JournalFatalError,
     JournalFullError,
     JournalLockedError,
     JournalLostError,
     JournalRefusedError,
 )
-from eco_workers.journal import Emit, Identity, Limits, SqliteJournal, Verdict
+from eco_workers.journal import Completion, Emit, Identity, Limits, SqliteJournal, Verdict, sqlite_rows
 from eco_workers.journal.opening import (
     PRAGMAS,
     Plan,
@@ -106,10 +107,30 @@ async def test_the_end_of_a_task_is_one_statement_and_fails_alone(journals: Jour
     await journal._writer.between(lambda: setattr(connection, "exec_trace", None))
     assert [type(each) for each in results] == [type(None), type(None), IllegalStateError, type(None)]
     assert not [each for each in statements if "SAVEPOINT" in each]
-    written = [each for each in statements if each.startswith(("UPDATE task_wal", "INSERT", "DELETE"))]
+    written = [each for each in statements if each.startswith(("UPDATE", "INSERT", "DELETE"))]
+    written = [each for each in written if " ledger " not in each]
     assert len(written) == 3
     assert (await journal.statistics()).counts.completed == 3
     assert await journal.verify() == []
+
+
+@pytest.mark.parametrize("count", [3, sqlite_rows.ROWS_AT_ONCE, 3 * sqlite_rows.ROWS_AT_ONCE + 1])
+async def test_completions_that_the_file_refuses_are_undone_as_one(journals: Journals, count: int) -> None:
+    """A row that somebody else changed underneath: what the same call had written before it is undone with it."""
+    names = [f"task-{number:03}" for number in range(count)]
+    odd = names.pop(count // 2)
+    journal = await journals.open()
+    await journal.accept([task(name) for name in (*names, odd)])
+    await journal.claim(count, names=NAMES)
+    execute = journal._session.rows.connection.execute
+    await journal._writer.between(
+        lambda: execute("UPDATE task_wal SET state = 'completed', ended_at = 1 WHERE task_id = ?", (odd,))
+    )
+    with pytest.raises(JournalError, match="never changes again"):
+        await journal.complete_all([Completion(name, b"1", [Emit("q.ai", b"{}")]) for name in (*names, odd)])
+    assert await journal.complete_all([Completion(name, b"1") for name in names]) == [None] * len(names)
+    counts = (await journal.statistics()).counts
+    assert (counts.completed, counts.outbox_unsent) == (len(names), 0)
 
 
 async def test_a_second_opener_waits_and_then_names_the_holder(journals: Journals) -> None:
@@ -149,6 +170,19 @@ async def test_a_process_that_was_taken_over_writes_nothing_more(journals: Journ
     with pytest.raises(JournalRefusedError, match="its epoch is 2, this process opened it as 1"):
         await old.accept([task("after")])
     assert await new.accept([task("before"), task("after")]) == [Verdict.DUPLICATE, Verdict.STORED]
+
+
+async def test_a_process_that_was_taken_over_lets_go_of_the_file_at_its_next_checkpoint(journals: Journals) -> None:
+    old: Any = await journals.open()
+    await old.accept([task("before")])
+    await old.checkpoint()
+    journals.path.with_name("journal.db.lock").unlink()
+    new: Any = await journals.open()
+    await new.accept([task("between")])
+    await new.checkpoint()  # its own is over
+    with pytest.raises(JournalRefusedError, match="another process has taken it over"):
+        await old.checkpoint()
+    assert await new.accept([task("after")]) == [Verdict.STORED]
 
 
 async def test_an_old_copy_of_a_journal_is_refused_and_can_be_adopted(journals: Journals) -> None:

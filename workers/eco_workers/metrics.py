@@ -85,12 +85,12 @@ class Metrics:
             registry=registry,
         )
 
-    def count_completed(self, task_name: str) -> None:
-        """Count a completed task. Each passes here, and looking up a labelled metric costs more than counting in it."""
+    def count_completed(self, task_name: str, count: int) -> None:
+        """Count completed tasks. Each passes here, and looking up a labelled metric costs more than counting in it."""
         counter = self._completed.get(task_name)
         if counter is None:
             counter = self._completed[task_name] = self.tasks.labels("completed", task_name)
-        counter.inc()
+        counter.inc(count)
 
     def observe_duration(self, queue: str, task_name: str, seconds: float) -> None:
         """Note how long a task's body ran; each passes here as well."""

@@ -1,7 +1,7 @@
 """The executor over the in-memory journal: which outcome is written for which end of a task."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from eco_workers.errors import JournalFatalError, TaskFailedError
-from eco_workers.journal.model import NewTask, State
+from eco_workers.errors import CommitFailedError, EcoWorkerError, JournalBusyError, JournalFatalError, TaskFailedError
+from eco_workers.journal.model import Completion, NewTask, State
 from eco_workers.metrics import Metrics
 from eco_workers.runtime import executor as module
+from eco_workers.runtime import outcomes
 from eco_workers.runtime.deadlines import Deadlines
 from eco_workers.runtime.executor import Executor
 from eco_workers.runtime.supervisor import Supervisor
@@ -287,10 +288,85 @@ async def test_a_journal_that_may_not_be_durable_ends_the_worker(monkeypatch: py
         async def broken(*_: Any, **__: Any) -> None:
             raise JournalFatalError("fsync failed")
 
-        monkeypatch.setattr(it.journal, "complete", broken)
+        monkeypatch.setattr(it.journal, "complete_all", broken)
         await it.accept("a")
         async with asyncio.timeout(5):
             assert isinstance(await it.supervisor.failed(), JournalFatalError)
+
+
+async def test_tasks_that_end_together_are_written_by_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench(concurrency=3) as it:
+        batches: list[int] = []
+        real = it.journal.complete_all
+
+        async def counted(completions: Sequence[Completion]) -> list[EcoWorkerError | None]:
+            batches.append(len(completions))
+            return await real(completions)
+
+        monkeypatch.setattr(it.journal, "complete_all", counted)
+        await it.accept("a", "b", "c", what="wait")
+        await it.until(lambda: it.running == 3)
+        it.gate.set()
+        await it.until(lambda: all(it.state(i) == State.COMPLETED for i in "abc"))
+        assert batches == [3]
+        await it.until(lambda: it.executor.statistics().finished == 3)
+
+
+async def test_a_result_is_written_again_while_the_journal_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcomes, "JOURNAL_PAUSE_S", 0.001)
+    async with bench() as it:
+        real, refusals = it.journal.complete_all, iter([JournalBusyError("full"), CommitFailedError("rolled back")])
+
+        async def busy(completions: Sequence[Completion]) -> list[EcoWorkerError | None]:
+            for error in refusals:
+                raise error
+            return await real(completions)
+
+        monkeypatch.setattr(it.journal, "complete_all", busy)
+        await it.accept("a", "b")
+        await it.until(lambda: it.state("a") == it.state("b") == State.COMPLETED)
+        assert it.seen == ["a", "b"]
+
+
+async def test_a_stop_waits_for_results_on_their_way_and_counts_their_tasks_as_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with bench() as it:
+        entered, proceed = asyncio.Event(), asyncio.Event()
+        real = it.journal.complete_all
+
+        async def slow(completions: Sequence[Completion]) -> list[EcoWorkerError | None]:
+            entered.set()
+            await proceed.wait()
+            return await real(completions)
+
+        monkeypatch.setattr(it.journal, "complete_all", slow)
+        await it.accept("a")
+        async with asyncio.timeout(5):
+            await entered.wait()
+        assert it.executor.statistics().running == 1
+        it.executor.pause()
+        finishing = asyncio.create_task(it.executor.finish(0))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not finishing.done()
+        proceed.set()
+        assert await finishing == 0
+        assert it.state("a") == State.COMPLETED
+
+
+async def test_a_result_that_comes_too_late_changes_nothing() -> None:
+    """The row was given back by somebody else while its task ran; the task beside it ends as it should."""
+    async with bench() as it:
+        await it.accept("a", "b", what="wait")
+        await it.until(lambda: it.running == 2)
+        it.executor.pause()
+        await it.journal.release(["a"])
+        it.gate.set()
+        await it.until(lambda: it.state("b") == State.COMPLETED)
+        assert it.state("a") == State.PENDING
+        assert await it.executor.finish(5) == 0
+        assert it.executor.statistics().finished == 1
 
 
 async def test_a_claim_under_way_at_a_stop_gives_its_attempts_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,7 +186,18 @@ def test_no_query_scans_the_table_of_tasks(schema: str) -> None:
         assert not [step for step in plan if step in {"SCAN task_wal", "SCAN outbox"}], (name, plan)
 
 
-@pytest.mark.parametrize("name", ["task_insert", "task_start", "task_store", "task_replace"])
+@pytest.mark.parametrize(("name", "columns"), [("task_start_wide", 7), ("task_complete_wide", 7)])
+def test_wide_statements_look_each_row_up_by_its_id(name: str, columns: int) -> None:
+    connection = apsw.Connection(":memory:")
+    connection.execute(SCHEMA)
+    marks = f"({', '.join('?' * columns)})"
+    statement = QUERIES[name].replace("{rows}", f"{marks}, {marks}")
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", (1,) * 2 * columns)]
+    assert "SEARCH task_wal USING INTEGER PRIMARY KEY (rowid=?)" in plan
+    assert "SCAN task_wal" not in plan
+
+
+@pytest.mark.parametrize("name", ["task_insert", "task_start", "task_complete", "task_store", "task_replace"])
 def test_writing_a_task_makes_no_temporary_tables(name: str) -> None:
     """SQLite makes one for each IN over three constants or more, in a condition, a check or a trigger, each time."""
     connection = apsw.Connection(":memory:")
@@ -195,6 +206,13 @@ def test_writing_a_task_makes_no_temporary_tables(name: str) -> None:
     program = [step[1] for step in connection.execute(f"EXPLAIN {statement}", (1,) * statement.count("?"))]
     assert "MakeRecord" in program
     assert not {"OpenEphemeral", "OpenAutoindex"} & set(program)
+
+
+@pytest.mark.parametrize("name", ["task_insert", "task_start", "task_complete", "task_store", "task_replace"])
+def test_writing_one_row_copies_no_pages_for_the_case_that_it_fails(name: str) -> None:
+    """What writes one row and may abort makes SQLite copy each page first, unless all that refuses it says FAIL."""
+    assert QUERIES[name].startswith(("INSERT OR FAIL INTO task_wal", "UPDATE OR FAIL task_wal"))
+    assert SCHEMA.count("RAISE(FAIL,") == SCHEMA.count("RAISE(") == SCHEMA.count("CREATE TRIGGER")
 
 
 def test_queries_are_read_by_name_without_their_comments() -> None:

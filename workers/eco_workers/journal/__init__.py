@@ -84,6 +84,7 @@ Another owner: the epoch in the file is read by every group. Whoever finds a hig
 from eco_workers.journal.limits import Limits
 from eco_workers.journal.model import (
     CachedAnswer,
+    Completion,
     Emit,
     Fate,
     Identity,
@@ -102,6 +103,7 @@ from eco_workers.journal.sqlite import SqliteJournal
 
 __all__ = [
     "CachedAnswer",
+    "Completion",
     "Emit",
     "Fate",
     "Identity",

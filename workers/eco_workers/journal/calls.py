@@ -7,10 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
+from eco_workers.errors import EcoWorkerError, InvalidTaskError
 from eco_workers.journal import limits as bounds
 from eco_workers.journal.limits import Limits
 from eco_workers.journal.model import (
     CachedAnswer,
+    Completion,
     Emit,
     Fate,
     NewTask,
@@ -163,10 +165,19 @@ class JournalCalls(ABC):
         self, task_id: str, result: bytes, *, emits: Sequence[Emit] = (), cache: Sequence[CachedAnswer] = ()
     ) -> None:
         """End a running task with its result."""
-        bounds.check_result("result", result, self.limits)
-        self._check_emits(emits)
-        single = not emits and not cache
-        await self._finish(lambda ops: ops.complete(task_id, result, emits, cache), single=single)
+        (refused,) = await self.complete_all([Completion(task_id, result, emits, cache)])
+        if refused is not None:
+            raise refused
+
+    async def complete_all(self, completions: Sequence[Completion]) -> list[EcoWorkerError | None]:
+        """End running tasks with their results, in one transaction; for each why it was refused."""
+        checked = [self._refusal(completion) for completion in completions]
+        sound = [completion for completion, refused in zip(completions, checked, strict=True) if refused is None]
+        if not sound:
+            return checked
+        single = len(sound) == 1 and not sound[0].emits and not sound[0].cache
+        written = iter(await self._finish(lambda ops: ops.complete(sound), single=single))
+        return [next(written) if refused is None else refused for refused in checked]
 
     async def fail(self, task_id: str, error: str) -> None:
         """End a task for good."""
@@ -256,6 +267,14 @@ class JournalCalls(ABC):
         await self._waking.wait_for_outbox(timeout_s)
 
     # -- parts ----------------------------------------------------------------------------------------------------
+
+    def _refusal(self, completion: Completion) -> EcoWorkerError | None:
+        try:
+            bounds.check_result("result", completion.result, self.limits)
+            self._check_emits(completion.emits)
+        except InvalidTaskError as error:
+            return error
+        return None
 
     def _check_emits(self, emits: Sequence[Emit]) -> None:
         for emit in emits:

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from pydantic_core import from_json
@@ -15,6 +16,7 @@ from eco_workers.journal.model import Emit, NewTask, Rejected
 TASK_ID: Final = re.compile(r"[A-Za-z0-9._:@/+=-]{1,255}")
 NAME_BYTES_MAX: Final = 255
 """AMQP's bound of a short string: queues, routing keys, exchanges."""
+NAMES_KEPT_MAX: Final = 1024
 GENERATION_MAX: Final = 1_000_000
 ATTEMPTS_CARRIED_MAX: Final = 1_000_000
 TIME_MAX_S: Final = 253_402_300_800.0
@@ -84,8 +86,10 @@ def check_task(task: NewTask, limits: Limits) -> None:
     _check_whole("attempts", task.attempts, ATTEMPTS_CARRIED_MAX)
     if task.deliveries:
         _check_whole("deliveries", task.deliveries, ATTEMPTS_CARRIED_MAX)
-    _check_time("not_before", task.not_before)
-    _check_time("expires_at", task.expires_at)
+    if task.not_before is not None:
+        _check_time("not_before", task.not_before)
+    if task.expires_at is not None:
+        _check_time("expires_at", task.expires_at)
     if task.headers:
         _check_headers(task.headers, limits)
 
@@ -163,6 +167,12 @@ def _check_size(field: str, value: bytes, bytes_max: int) -> None:
 def _check_name(field: str, value: str) -> None:
     if not isinstance(value, str) or not value:
         raise InvalidTaskError(f"{field}: empty or no text")
+    _check_name_text(field, value)
+
+
+@lru_cache(maxsize=NAMES_KEPT_MAX)
+def _check_name_text(field: str, value: str) -> None:
+    # Names of tasks and queues are few and come with each task: those that passed are remembered.
     _check_text(field, value)
     if len(value.encode()) > NAME_BYTES_MAX:
         raise InvalidTaskError(f"{field}: longer than {NAME_BYTES_MAX} bytes")
@@ -182,9 +192,7 @@ def _check_whole(field: str, value: int, maximum: int) -> None:
         raise InvalidTaskError(f"{field}: {_shown(value)} is not a whole number from 0 to {maximum}")
 
 
-def _check_time(field: str, value: float | None) -> None:
-    if value is None:
-        return
+def _check_time(field: str, value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InvalidTaskError(f"{field}: {_shown(value)} is not a finite number of unix seconds")
     if not 0 <= value <= TIME_MAX_S:

@@ -1,16 +1,19 @@
 """The words of the journal: what goes in, what comes out, and the protocol that each implementation keeps.
 
 Times are unix seconds (float) of the journal's clock, payloads are UTF-8 JSON documents as bytes. All types are frozen:
-a row that was read is a fact about the moment of reading.
+a row that was read is a fact about the moment of reading. What is made of each task is a tuple, which costs a third of
+a frozen dataclass.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Final, NamedTuple, Protocol
 
 from eco_crds.wal import WalAges, WalCounts, WalVolume
+from eco_workers.errors import EcoWorkerError
 
 
 class State(StrEnum):
@@ -59,8 +62,10 @@ class Fate(StrEnum):
     """It was given back to the broker without a message, for this very delivery is what the broker has of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewTask:
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class NewTask(NamedTuple):
     """One valid delivery, about to be written."""
 
     task_id: str
@@ -75,7 +80,7 @@ class NewTask:
     """How often the broker says that it was delivered before; counts as attempts where the task was begun here."""
     not_before: float | None = None
     expires_at: float | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = _NO_HEADERS
     """Headers that travel along, `traceparent` for one."""
 
 
@@ -90,8 +95,7 @@ class Rejected:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(NamedTuple):
     """A task that was claimed: its attempt is counted and the claim is durable before the caller sees it."""
 
     task_id: str
@@ -140,6 +144,15 @@ class CachedAnswer:
     """Made of content: what was asked, of which model, with which prompt."""
     model: str
     response: bytes
+
+
+class Completion(NamedTuple):
+    """The end of a running task: its result, the messages it emits with it, the answers worth keeping."""
+
+    task_id: str
+    result: bytes
+    emits: Sequence[Emit] = ()
+    cache: Sequence[CachedAnswer] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +268,13 @@ class TaskJournal(Protocol):
         self, task_id: str, result: bytes, *, emits: Sequence[Emit] = (), cache: Sequence[CachedAnswer] = ()
     ) -> None:
         """End a running task: result and emitted messages in one transaction."""
+
+    async def complete_all(self, completions: Sequence[Completion]) -> list[EcoWorkerError | None]:
+        """End running tasks as `complete` does, all in one transaction; for each why it was refused, in order.
+
+        One that was refused stays as it is and takes no other with it: the task does not run, or its result or a
+        message of it is none that may be kept.
+        """
 
     async def fail(self, task_id: str, error: str) -> None:
         """End a pending or running task for good; its dead letter is an outbox row of the same transaction."""

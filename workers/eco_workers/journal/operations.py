@@ -7,13 +7,15 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
-from eco_workers.errors import IllegalStateError
+from eco_workers.errors import EcoWorkerError, IllegalStateError
 from eco_workers.journal import messages, rules
 from eco_workers.journal.limits import Limits, clean_error
 from eco_workers.journal.model import (
     CachedAnswer,
+    Completion,
     Emit,
     Fate,
     NewTask,
@@ -24,13 +26,49 @@ from eco_workers.journal.model import (
     Unfinished,
     Verdict,
 )
-from eco_workers.journal.records import CacheRow, StepRow, TaskRow, step_checksum
+from eco_workers.journal.records import At, CacheRow, StepRow, TaskRow, sealed, step_checksum
 from eco_workers.journal.rows import Rows
 from eco_workers.journal.rules import Standing
 
 EXPIRE_AT_ONCE: Final = 100
+RULINGS_KEPT_MAX: Final = 1024
 CLOCK_STEP_BACK_S: Final = 1.0
 """A clock that goes back by more than this was set, not slewed."""
+
+_OWNER_TEXTS: Final = {owner: owner.value for owner in Owner}
+_NEW: Final = TaskRow(
+    id=None,
+    checksum=0,
+    payload=b"",
+    result=None,
+    task_id="",
+    task_name="",
+    queue="",
+    headers="{}",
+    state=State.PENDING.value,
+    owner=Owner.JOURNAL.value,
+    generation=0,
+    attempts=0,
+    version=1,
+    messaged=0,
+    awaiting_since=None,
+    not_before=None,
+    due_at=None,
+    expires_at=None,
+    emits=0,
+    incarnation="",
+    salvaged=0,
+    created_at=0.0,
+    started_at=None,
+    ended_at=None,
+    last_activity=0.0,
+    error=None,
+    sync_status="pending",
+    sync_retry_count=0,
+    last_sync_attempt=None,
+    sync_error=None,
+)
+"""What a new row holds beside what its delivery brings."""
 
 
 @dataclass(slots=True)
@@ -150,39 +188,23 @@ class Operations:
         )
 
     def _new_row(self, task: NewTask, owner: Owner, now: float) -> TaskRow:
-        not_before = None if task.not_before is None else self._bounded(task.not_before, now)
-        return TaskRow(
-            id=None,
-            checksum=0,
-            payload=task.payload,
-            result=None,
-            task_id=task.task_id,
-            task_name=task.name,
-            queue=task.queue,
-            headers=_packed(task.headers) if task.headers else "{}",
-            state=State.PENDING.value,
-            owner=owner.value,
-            generation=task.generation,
-            attempts=task.attempts,
-            version=1,
-            messaged=0,
-            awaiting_since=None,
-            not_before=not_before,
-            due_at=_due_at(not_before, now),
-            expires_at=None if task.expires_at is None else float(task.expires_at),
-            emits=0,
-            incarnation="",
-            salvaged=0,
-            created_at=now,
-            started_at=None,
-            ended_at=None,
-            last_activity=now,
-            error=None,
-            sync_status="pending",
-            sync_retry_count=0,
-            last_sync_attempt=None,
-            sync_error=None,
-        ).sealed()
+        values: list[Any] = list(_NEW)
+        values[At.PAYLOAD] = task.payload
+        values[At.TASK_ID] = task.task_id
+        values[At.TASK_NAME] = task.name
+        values[At.QUEUE] = task.queue
+        if task.headers:
+            values[At.HEADERS] = _packed(task.headers)
+        values[At.OWNER] = _OWNER_TEXTS[owner]
+        values[At.GENERATION] = task.generation
+        values[At.ATTEMPTS] = task.attempts
+        values[At.CREATED_AT] = values[At.LAST_ACTIVITY] = values[At.DUE_AT] = now
+        if task.not_before is not None:
+            values[At.NOT_BEFORE] = self._bounded(task.not_before, now)
+            values[At.DUE_AT] = _due_at(values[At.NOT_BEFORE], now)
+        if task.expires_at is not None:
+            values[At.EXPIRES_AT] = float(task.expires_at)
+        return sealed(values)
 
     def reject(self, rejected: Sequence[Rejected]) -> None:
         """Keep deliveries that are no valid task."""
@@ -253,15 +275,11 @@ class Operations:
         return self._running(row, after)
 
     def _started(self, row: TaskRow, now: float) -> TaskRow:
-        return _with(
-            row,
-            _ruled(row, rules.start),
-            attempts=row.attempts + 1,
-            version=row.version + 1,
-            incarnation=self.context.incarnation,
-            started_at=now,
-            last_activity=now,
-        )
+        values = _changed(row, rules.start)
+        values[At.ATTEMPTS] += 1
+        values[At.INCARNATION] = self.context.incarnation
+        values[At.STARTED_AT] = values[At.LAST_ACTIVITY] = now
+        return sealed(values)
 
     def unfinished(self, limit: int) -> list[Unfinished]:
         """Pending and running tasks, for those who look at them."""
@@ -320,14 +338,37 @@ class Operations:
             raise IllegalStateError(f"heartbeat of task {task_id!r}: it is {row.state}, not {State.RUNNING}")
         self.rows.store(row, row._replace(last_activity=now).sealed())
 
-    def complete(self, task_id: str, result: bytes, emits: Sequence[Emit], cache: Sequence[CachedAnswer]) -> None:
-        """End a running task with its result."""
+    def complete(self, completions: Sequence[Completion]) -> list[EcoWorkerError | None]:
+        """End running tasks with their results; for each why it cannot end so, and then nothing of it is written."""
         now = self.now()
-        row = self._load(task_id)
-        standing = _ruled(row, rules.end, State.COMPLETED)
-        self._emit(row, emits, now)
-        self.cache(cache)
-        self._store_ended(row, standing, now, result=result, error=None, emits=row.emits + len(emits))
+        completed: dict[str, tuple[TaskRow, TaskRow]] = {}
+        refused: list[EcoWorkerError | None] = []
+        for completion in completions:
+            known = completed.get(completion.task_id)
+            try:
+                row = self._load(completion.task_id) if known is None else known[1]
+                after = self._completed(row, completion, now)
+            except IllegalStateError as error:
+                refused.append(error)
+                continue
+            completed[completion.task_id] = row, after
+            refused.append(None)
+            self._emit(row, completion.emits, now)
+            self.cache(completion.cache)
+            self._note_handover(row)
+        self.rows.store_completed(list(completed.values()))
+        if completed:
+            self.context.last_ended = now
+        return refused
+
+    @staticmethod
+    def _completed(row: TaskRow, completion: Completion, now: float) -> TaskRow:
+        values = _changed(row, rules.end, State.COMPLETED)
+        values[At.RESULT] = completion.result
+        values[At.ERROR] = values[At.AWAITING_SINCE] = values[At.DUE_AT] = None
+        values[At.EMITS] += len(completion.emits)
+        values[At.ENDED_AT] = values[At.LAST_ACTIVITY] = now
+        return sealed(values)
 
     def fail(self, task_id: str, error: str) -> None:
         """End a task for good."""
@@ -526,6 +567,32 @@ def _ruled(row: TaskRow, rule: Callable[..., Standing], *facts: object) -> Stand
         return rule(row.standing(), *facts)
     except IllegalStateError as error:
         raise IllegalStateError(f"task {row.task_id!r}: {error}") from None
+
+
+@lru_cache(maxsize=RULINGS_KEPT_MAX)
+def _ruling(
+    rule: Callable[..., Standing], standing: tuple[str, str, int, bool, int], *facts: object
+) -> tuple[str, str, int, int]:
+    """What a rule makes of a standing, as rows say it. Rules are pure, and nearly all tasks stand alike."""
+    state, owner, generation, awaiting, messaged = standing
+    after = rule(Standing(State(state), Owner(owner), generation, awaiting, bool(messaged)), *facts)
+    return after.state.value, after.owner.value, after.generation, int(after.messaged)
+
+
+def _changed(row: TaskRow, rule: Callable[..., Standing], *facts: object) -> list[Any]:
+    """The values of a row that a rule changes, in its next version and not yet sealed."""
+    standing = row.state, row.owner, row.generation, row.awaiting_since is not None, row.messaged
+    try:
+        state, owner, generation, messaged = _ruling(rule, standing, *facts)
+    except IllegalStateError as error:
+        raise IllegalStateError(f"task {row.task_id!r}: {error}") from None
+    values: list[Any] = list(row)
+    values[At.STATE] = state
+    values[At.OWNER] = owner
+    values[At.GENERATION] = generation
+    values[At.MESSAGED] = messaged
+    values[At.VERSION] += 1
+    return values
 
 
 def _or_never(moment: float | None) -> float:

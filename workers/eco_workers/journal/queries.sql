@@ -1,5 +1,6 @@
 -- The journal's statements by name. A line `-- name:` opens a statement; the comment lines behind it say what it is for.
--- Columns stand in the order of the NamedTuples in records.py.
+-- Columns stand in the order of the NamedTuples in records.py. What writes one row of a task says OR FAIL: schema.sql says
+-- why, and a row that is refused is refused before anything is written.
 
 -- name: begin
 -- Takes the write lock at once, so a group never fails half way for want of it.
@@ -51,10 +52,18 @@ FROM task_wal WHERE task_id = ?;
 
 -- name: task_insert
 -- A task that has a row already is left alone. No RETURNING: SQLite makes a temporary table for it, each time.
-INSERT INTO task_wal (id, checksum, payload, result, task_id, task_name, queue, headers, state, owner, generation,
+INSERT OR FAIL INTO task_wal (id, checksum, payload, result, task_id, task_name, queue, headers, state, owner, generation,
   attempts, version, messaged, awaiting_since, not_before, due_at, expires_at, emits, incarnation, salvaged, created_at,
   started_at, ended_at, last_activity, error, sync_status, sync_retry_count, last_sync_attempt, sync_error)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (task_id) DO NOTHING;
+
+-- name: task_insert_wide
+-- The same for as many rows as the caller has marks for.
+INSERT OR FAIL INTO task_wal (id, checksum, payload, result, task_id, task_name, queue, headers, state, owner, generation,
+  attempts, version, messaged, awaiting_since, not_before, due_at, expires_at, emits, incarnation, salvaged, created_at,
+  started_at, ended_at, last_activity, error, sync_status, sync_retry_count, last_sync_attempt, sync_error)
+VALUES {rows}
 ON CONFLICT (task_id) DO NOTHING;
 
 -- name: task_highest
@@ -66,7 +75,7 @@ SELECT task_id FROM task_wal WHERE id > ?;
 
 -- name: task_store
 -- Everything that changes while a row lives. The payload and its like are not named, so SQLite leaves them alone.
-UPDATE task_wal SET checksum = ?, result = ?, state = ?, owner = ?, generation = ?, attempts = ?, version = ?,
+UPDATE OR FAIL task_wal SET checksum = ?, result = ?, state = ?, owner = ?, generation = ?, attempts = ?, version = ?,
   messaged = ?, awaiting_since = ?, not_before = ?, due_at = ?, emits = ?, incarnation = ?, started_at = ?,
   ended_at = ?, last_activity = ?, error = ?, sync_status = ?, sync_retry_count = ?, last_sync_attempt = ?,
   sync_error = ?
@@ -74,8 +83,26 @@ WHERE id = ?;
 
 -- name: task_start
 -- What `task_store` writes of a row that begins to run; the rest of it stays.
-UPDATE task_wal SET checksum = ?, state = 'running', attempts = ?, version = ?, incarnation = ?, started_at = ?,
+UPDATE OR FAIL task_wal SET checksum = ?, state = 'running', attempts = ?, version = ?, incarnation = ?, started_at = ?,
   last_activity = ? WHERE id = ?;
+
+-- name: task_start_wide
+WITH started (checksum, attempts, version, incarnation, started_at, last_activity, id) AS (VALUES {rows})
+UPDATE OR FAIL task_wal SET checksum = started.checksum, state = 'running', attempts = started.attempts,
+  version = started.version, incarnation = started.incarnation, started_at = started.started_at,
+  last_activity = started.last_activity FROM started WHERE task_wal.id = started.id;
+
+-- name: task_complete
+-- What `task_store` writes of a running row that completes; the rest of it stays.
+UPDATE OR FAIL task_wal SET checksum = ?, result = ?, state = 'completed', owner = 'journal', version = ?, awaiting_since = NULL,
+  due_at = NULL, emits = ?, ended_at = ?, last_activity = ?, error = NULL WHERE id = ?;
+
+-- name: task_complete_wide
+WITH completed (checksum, result, version, emits, ended_at, last_activity, id) AS (VALUES {rows})
+UPDATE OR FAIL task_wal SET checksum = completed.checksum, result = completed.result, state = 'completed',
+  owner = 'journal', version = completed.version, awaiting_since = NULL, due_at = NULL, emits = completed.emits,
+  ended_at = completed.ended_at, last_activity = completed.last_activity, error = NULL
+FROM completed WHERE task_wal.id = completed.id;
 
 -- name: task_mark_synced
 -- A whole batch of reports; records.py says why their checksums need no other value.
@@ -87,7 +114,7 @@ WHERE id IN (
 
 -- name: task_replace
 -- A task that comes back with a higher generation may bring another payload.
-UPDATE task_wal SET checksum = ?, payload = ?, result = ?, task_id = ?, task_name = ?, queue = ?, headers = ?,
+UPDATE OR FAIL task_wal SET checksum = ?, payload = ?, result = ?, task_id = ?, task_name = ?, queue = ?, headers = ?,
   state = ?, owner = ?, generation = ?, attempts = ?, version = ?, messaged = ?, awaiting_since = ?, not_before = ?,
   due_at = ?, expires_at = ?, emits = ?, incarnation = ?, salvaged = ?, created_at = ?, started_at = ?, ended_at = ?,
   last_activity = ?, error = ?, sync_status = ?, sync_retry_count = ?, last_sync_attempt = ?, sync_error = ?

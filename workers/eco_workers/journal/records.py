@@ -73,11 +73,45 @@ class TaskRow(NamedTuple):
         values = list(self)
         for name, value in changes.items():
             values[_PLACES[name]] = value
-        values[1] = task_checksum(values)
-        return TaskRow._make(values)
+        return sealed(values)
 
 
 _PLACES: Final = {name: place for place, name in enumerate(TaskRow._fields)}
+
+
+class At:
+    """Where the values stand that change as a task goes its usual way: what all pass builds its rows from lists."""
+
+    CHECKSUM: Final = _PLACES["checksum"]
+    PAYLOAD: Final = _PLACES["payload"]
+    RESULT: Final = _PLACES["result"]
+    TASK_ID: Final = _PLACES["task_id"]
+    TASK_NAME: Final = _PLACES["task_name"]
+    QUEUE: Final = _PLACES["queue"]
+    HEADERS: Final = _PLACES["headers"]
+    STATE: Final = _PLACES["state"]
+    OWNER: Final = _PLACES["owner"]
+    GENERATION: Final = _PLACES["generation"]
+    ATTEMPTS: Final = _PLACES["attempts"]
+    VERSION: Final = _PLACES["version"]
+    MESSAGED: Final = _PLACES["messaged"]
+    AWAITING_SINCE: Final = _PLACES["awaiting_since"]
+    NOT_BEFORE: Final = _PLACES["not_before"]
+    DUE_AT: Final = _PLACES["due_at"]
+    EXPIRES_AT: Final = _PLACES["expires_at"]
+    EMITS: Final = _PLACES["emits"]
+    INCARNATION: Final = _PLACES["incarnation"]
+    CREATED_AT: Final = _PLACES["created_at"]
+    STARTED_AT: Final = _PLACES["started_at"]
+    ENDED_AT: Final = _PLACES["ended_at"]
+    LAST_ACTIVITY: Final = _PLACES["last_activity"]
+    ERROR: Final = _PLACES["error"]
+
+
+def sealed(values: list[Any]) -> TaskRow:
+    """A row of these values, with the checksum that goes with them."""
+    values[At.CHECKSUM] = task_checksum(values)
+    return TaskRow._make(values)
 
 
 class OutboxRow(NamedTuple):

@@ -44,6 +44,9 @@ class Rows(Protocol):
     def store_started(self, started: Sequence[tuple[TaskRow, TaskRow]]) -> None:
         """Write rows that begin to run: each as it was, and as it is."""
 
+    def store_completed(self, completed: Sequence[tuple[TaskRow, TaskRow]]) -> None:
+        """Write running rows that have completed: each as it was, and as it is."""
+
     def mark_synced(self, versions: Mapping[str, int], now: float) -> None:
         """Mark the reports of ended rows, each only in the version given."""
 

@@ -81,10 +81,12 @@ CREATE INDEX task_parked ON task_wal (ended_at)
 WHERE sync_status = 'parked' AND (state = 'completed' OR state = 'failed' OR state = 'timeout');
 CREATE INDEX task_republished ON task_wal (ended_at) WHERE state = 'republished';
 
+-- The triggers refuse by FAIL, not ABORT: they act before their row is written, so in a statement that writes one row
+-- there is nothing to undo, and SQLite need not copy each page for it. Statements on many rows stand in a savepoint.
 CREATE TRIGGER task_born_pending BEFORE INSERT ON task_wal
 WHEN NEW.state <> 'pending' AND NEW.salvaged = 0
 BEGIN
-  SELECT RAISE(ABORT, 'illegal state: a task is accepted as pending');
+  SELECT RAISE(FAIL, 'illegal state: a task is accepted as pending');
 END;
 
 CREATE TRIGGER task_legal_change BEFORE UPDATE OF state ON task_wal
@@ -99,7 +101,7 @@ WHEN OLD.state <> NEW.state AND NOT (
   OR ((OLD.state = 'republished' OR OLD.state = 'failed' OR OLD.state = 'timeout') AND NEW.state = 'pending')
 )
 BEGIN
-  SELECT RAISE(ABORT, 'illegal state: no such change of a task exists');
+  SELECT RAISE(FAIL, 'illegal state: no such change of a task exists');
 END;
 
 -- A completed task never changes again; only what its report owes is still written, which does not ask this trigger.
@@ -109,7 +111,7 @@ WHEN OLD.state = 'completed' AND (
   OR OLD.generation IS NOT NEW.generation OR OLD.attempts IS NOT NEW.attempts OR OLD.ended_at IS NOT NEW.ended_at
 )
 BEGIN
-  SELECT RAISE(ABORT, 'illegal state: a completed task never changes again');
+  SELECT RAISE(FAIL, 'illegal state: a completed task never changes again');
 END;
 
 -- The retry schedule by the name the first deployment gave it.

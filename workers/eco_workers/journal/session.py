@@ -201,6 +201,9 @@ class SqliteSession:
             self.commit()
         except apsw.FullError:
             self.abandon()  # no room for a page: the next commit begins the log anew
+        except BaseException:
+            self.abandon()  # left open, it would keep the file locked against whoever has taken it over
+            raise
         self._wal_pages = 0
 
     def on_broken(self, error: EcoWorkerError) -> None:

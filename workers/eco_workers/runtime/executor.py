@@ -7,7 +7,8 @@ out of time ends as timeout; a stop of the process is no failure and gives the a
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,12 +18,12 @@ from eco_workers.errors import (
     IllegalStateError,
     InvalidTaskError,
     JournalBusyError,
-    JournalError,
     TaskFailedError,
 )
-from eco_workers.journal.model import Running, TaskJournal
+from eco_workers.journal.model import Completion, Running, TaskJournal
 from eco_workers.metrics import Metrics
 from eco_workers.runtime.deadlines import Deadlines
+from eco_workers.runtime.outcomes import JOURNAL_PAUSE_S, Completions, Ended, patiently
 from eco_workers.runtime.supervisor import FATAL, Supervisor
 from eco_workers.tasks.context import Context, encode
 from eco_workers.tasks.registry import Registry, Task
@@ -31,9 +32,10 @@ from eco_workers.tasks.resources import Resources
 log = logs.get(__name__)
 IDLE_WAIT_S: Final = 1.0
 ERROR_CHARACTERS_MAX: Final = 2000
-JOURNAL_TRIES_MAX: Final = 5
-JOURNAL_PAUSE_S: Final = 0.05
+TOO_LATE: Final = "outcome came too late"
+"""The row was ended or given back by somebody else meanwhile, a drain for one: its word stands."""
 CANCEL_WAIT_S: Final = 5.0
+WRITE_WAIT_S: Final = 5.0
 
 
 class SelfCancelledError(EcoWorkerError):
@@ -83,6 +85,9 @@ class Executor:
         """Not set while a claim is under way: its tasks are running in the journal and not yet here."""
         self._claimed.set()
         self._deadlines = Deadlines()
+        self._completions = Completions(
+            journal, on_written=self._completed, on_refused=self._refused, on_error=supervisor.report
+        )
         self._finished = 0
         self._failed_attempts = 0
         self._first_resumed_after_s: float | None = None
@@ -91,7 +96,10 @@ class Executor:
     def statistics(self) -> ExecutorStatistics:
         """The state of this moment."""
         return ExecutorStatistics(
-            len(self._running), self._finished, self._failed_attempts, self._first_resumed_after_s
+            len(self._running) + len(self._completions),
+            self._finished,
+            self._failed_attempts,
+            self._first_resumed_after_s,
         )
 
     async def run(self) -> None:
@@ -103,6 +111,8 @@ class Executor:
             if free <= 0:
                 self._slot_free.clear()
                 await self._slot_free.wait()
+                # What has ended goes to the journal before the next claim, and with it into one group.
+                await asyncio.sleep(0)
                 continue
             self._claimed.clear()
             try:
@@ -138,6 +148,7 @@ class Executor:
             _, deaf = await asyncio.wait(left.values(), timeout=CANCEL_WAIT_S)
             if deaf:
                 log.warning("tasks do not end when cancelled", tasks=len(deaf))
+        await self._completions.written(WRITE_WAIT_S)
         return len(left)
 
     def _begin(self, running: Running) -> None:
@@ -174,11 +185,8 @@ class Executor:
                 kind = "timeout"
                 log.warning("task ran out of time", task_id=running.task_id, task=task.name, why=why)
                 await self._write(lambda: self._journal.time_out(running.task_id, why))
-                return
-            emits = context.take_emits()
-            await self._write(lambda: self._journal.complete(running.task_id, result, emits=emits))
-            self._finished += 1
-            self._metrics.count_completed(task.name)
+            else:
+                self._completions.add(Ended(running, Completion(running.task_id, result, context.take_emits())))
         except asyncio.CancelledError:
             kind = "released"
             await asyncio.shield(self._write(lambda: self._journal.release([running.task_id])))
@@ -192,10 +200,24 @@ class Executor:
         finally:
             self._metrics.observe_duration(running.queue, running.name, time.perf_counter() - started)
             if kind:
-                self._failed_attempts += 1
-                self._metrics.failures.labels(running.queue, running.name, kind).inc()
-                if kind in {"failed", "timeout"}:
-                    self._metrics.tasks.labels(kind, running.name).inc()
+                self._count_failure(running, kind)
+
+    def _completed(self, batch: Sequence[Ended]) -> None:
+        self._finished += len(batch)
+        for name, count in Counter(ended.running.name for ended in batch).items():
+            self._metrics.count_completed(name, count)
+
+    async def _refused(self, running: Running, error: EcoWorkerError) -> None:
+        if isinstance(error, IllegalStateError):
+            log.warning(TOO_LATE, task_id=running.task_id, error=str(error))
+        else:
+            self._count_failure(running, await self._fail(running, self._registry[running.name], error))
+
+    def _count_failure(self, running: Running, kind: str) -> None:
+        self._failed_attempts += 1
+        self._metrics.failures.labels(running.queue, running.name, kind).inc()
+        if kind in {"failed", "timeout"}:
+            self._metrics.tasks.labels(kind, running.name).inc()
 
     async def _run_limited(
         self, running: Running, me: "asyncio.Task[None]", task: Task, context: Context
@@ -245,24 +267,11 @@ class Executor:
         await self._write(lambda: self._journal.retry(running.task_id, text, not_before=not_before))
         return "retry"
 
-    async def _write(self, write: Callable[[], "asyncio.Future[None] | object"]) -> None:
-        """Write an outcome, trying again while the journal is busy or rolled the group back."""
-        for attempt in range(1, JOURNAL_TRIES_MAX + 1):
-            try:
-                await write()  # type: ignore[misc]  # a coroutine of the journal
-            except IllegalStateError as error:
-                # The row was ended or given back by somebody else meanwhile, a drain for one: its word stands.
-                log.warning("outcome came too late", error=str(error))
-                return
-            except FATAL:
-                raise
-            except JournalError as error:
-                if attempt == JOURNAL_TRIES_MAX:
-                    raise
-                log.warning("journal refused an outcome", error=str(error), attempt=attempt)
-                await asyncio.sleep(JOURNAL_PAUSE_S * 2**attempt)
-            else:
-                return
+    async def _write(self, write: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await patiently(write)
+        except IllegalStateError as error:
+            log.warning(TOO_LATE, error=str(error))
 
 
 def describe(error: BaseException) -> str:

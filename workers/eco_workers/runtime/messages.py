@@ -64,8 +64,10 @@ class Parser:
         celery = isinstance(headers.get("task"), str) and isinstance(headers.get("id"), str)
         task_id = self._task_id(delivery, headers)
         name = self._name(delivery, headers)
-        not_before = number(headers, names.NOT_BEFORE, TIME_MAX_S)
-        expires_at = number(headers, names.EXPIRES_AT, TIME_MAX_S)
+        not_before = expires_at = None
+        if names.NOT_BEFORE in headers or names.EXPIRES_AT in headers:
+            not_before = number(headers, names.NOT_BEFORE, TIME_MAX_S)
+            expires_at = number(headers, names.EXPIRES_AT, TIME_MAX_S)
         if celery and body[:1] == b"[":
             body = to_json(celery_payload(_parse(body)))
             if any(_limits(headers.get("timelimit"))):
@@ -80,25 +82,26 @@ class Parser:
             name=name,
             payload=body,
             queue=delivery.queue,
-            generation=int(number(headers, names.GENERATION, COUNT_MAX) or 0),
-            attempts=int(number(headers, names.ATTEMPTS, COUNT_MAX) or 0),
+            generation=count(headers, names.GENERATION),
+            attempts=count(headers, names.ATTEMPTS),
             not_before=not_before,
             expires_at=expires_at,
-            deliveries=int(number(headers, DELIVERY_COUNT, COUNT_MAX) or 0) if delivery.redelivered else 0,
-            headers={key: text for key in CARRIED if (text := _text(headers.get(key))) is not None},
+            deliveries=count(headers, DELIVERY_COUNT) if delivery.redelivered else 0,
+            headers={key: text for key in CARRIED if key in headers and (text := _text(headers[key])) is not None},
         )
 
     @staticmethod
     def _task_id(delivery: Delivery, headers: Mapping[str, Any]) -> str:
-        for source in (*(headers.get(key) for key in ID_HEADERS), delivery.properties.message_id):
-            if source is None or source == "":
-                continue
-            if isinstance(source, str) and TASK_ID.fullmatch(source):
-                return source
-            raise RefusedError(
-                f"task id: {str(source)[:80]!r}, want 1 to 255 characters of A-Z a-z 0-9 . _ : @ / + = -"
-            )
-        raise RefusedError("task id: missing; set the message id or the header task_id")
+        given = delivery.properties.message_id
+        for key in ID_HEADERS:
+            if key in headers and headers[key] is not None and headers[key] != "":
+                given = headers[key]
+                break
+        if given is None or given == "":
+            raise RefusedError("task id: missing; set the message id or the header task_id")
+        if isinstance(given, str) and TASK_ID.fullmatch(given):
+            return given
+        raise RefusedError(f"task id: {str(given)[:80]!r}, want 1 to 255 characters of A-Z a-z 0-9 . _ : @ / + = -")
 
     def _name(self, delivery: Delivery, headers: Mapping[str, Any]) -> str:
         name = headers.get(names.TASK_NAME) or headers.get("task") or delivery.properties.message_type
@@ -147,6 +150,11 @@ def number(headers: Mapping[str, Any], name: str, maximum: float) -> float | Non
     if not math.isfinite(found) or not 0 <= found <= maximum:
         raise RefusedError(f"header {name}: {found}, want 0 to {maximum:.0f}")
     return found
+
+
+def count(headers: Mapping[str, Any], name: str) -> int:
+    """A header that holds a count; 0 when absent."""
+    return int(number(headers, name, COUNT_MAX) or 0) if name in headers else 0
 
 
 def moment(headers: Mapping[str, Any], name: str) -> float | None:

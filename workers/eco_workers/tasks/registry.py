@@ -54,7 +54,7 @@ class Task:
     def parse(self, payload: bytes) -> Any:
         """The payload as the function wants it; raises TaskFailedError that names the field."""
         try:
-            return self.payload.validate_json(payload)
+            return self.payload.validator.validate_json(payload)
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(str(part) for part in problem["loc"]) or "payload"

@@ -68,6 +68,11 @@ class MemoryRows:
         for before, after in started:
             self.store(before, after)
 
+    def store_completed(self, completed: Sequence[tuple[TaskRow, TaskRow]]) -> None:
+        """Write running rows that have completed."""
+        for before, after in completed:
+            self.store(before, after)
+
     def replace(self, before: TaskRow, after: TaskRow) -> None:
         """Write all of a row."""
         self.store(before, after)
