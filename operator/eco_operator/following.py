@@ -6,19 +6,21 @@ one that fails begins anew with a list. What was deleted while nobody watched th
 """
 
 import asyncio
+import random
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
 
-from eco_operator import errors
+from eco_operator import errors, metrics
 from eco_operator.cluster import OURS, Cluster
 from eco_operator.failing import Failing
 from eco_operator.kinds import Kind
 
 logger = structlog.get_logger(__name__)
 
-RECONNECT_PAUSE_S: Final = 0.1
+RECONNECT_PAUSE_S: Final = (0.1, 0.3)
+"""Bounds of the pause after a watch that merely ended: a server that restarts ends them all at once."""
 FAILING_S_MAX: Final = 60.0
 """After so long without a watch that was well every watch of the process is begun anew."""
 
@@ -34,10 +36,11 @@ async def follow(cluster: Cluster, sink: Sink, kind: Kind, namespace: str | None
             version = await _list(cluster, sink, kind, namespace)
             while True:
                 version = await _watch(cluster, sink, kind, namespace, version)
-                await asyncio.sleep(RECONNECT_PAUSE_S)
+                await asyncio.sleep(random.uniform(*RECONNECT_PAUSE_S))  # noqa: S311  # jitter, no secret
         except errors.ApiError as error:
             if failing.note(begun_s, _now()) >= FAILING_S_MAX:
                 raise
+            metrics.WATCH_FAILURES.inc()
             pause_s = failing.pause_s()
             logger.info("a watch failed", kind=kind.kind, error=str(error), pause_s=round(pause_s, 1))
         await asyncio.sleep(pause_s)

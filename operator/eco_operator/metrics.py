@@ -35,7 +35,9 @@ REQUEST_SECONDS: Final = Histogram(
 )
 WATCH_EVENTS: Final = Counter("eco_operator_watch_events", "Events the watches delivered.", ["kind"], registry=REGISTRY)
 WATCH_FAILURES: Final = Counter(
-    "eco_operator_watch_failures", "Failures after which all watches were started anew.", registry=REGISTRY
+    "eco_operator_watch_failures",
+    "Failures after which a watch began anew, or all of them, with a list.",
+    registry=REGISTRY,
 )
 RESYNCS: Final = Counter(
     "eco_operator_resyncs", "Full lists of everything, by how they ended.", ["result"], registry=REGISTRY

@@ -80,7 +80,7 @@ async def test_a_watch_that_ends_goes_on_from_the_last_version_without_a_list() 
 async def test_watches_that_end_at_once_are_not_begun_in_a_hurry() -> None:
     server = Server([[] for _ in range(1000)])
     await seen(server, for_s=10)
-    assert len(server.watched_at_s) <= 10 / following.RECONNECT_PAUSE_S + 1
+    assert len(server.watched_at_s) <= 10 / following.RECONNECT_PAUSE_S[0] + 1
 
 
 @pytest.mark.parametrize("error", [errors.ExpiredError, errors.TransientError, errors.DeniedError])
