@@ -87,6 +87,8 @@ class ArgoCd:
             if not self.is_stopped:
                 try:
                     await self.step()
+                except errors.ConflictError:
+                    pass  # the operator wrote between its look and its word: it looks again, as the real one does
                 except errors.ApiError as error:
                     self.last_error = str(error)
             await asyncio.sleep(POLL_S)
