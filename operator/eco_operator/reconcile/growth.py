@@ -172,7 +172,9 @@ def tell(seen: Observation, worker: EcoWorker, about: ObjectRef) -> Iterator[Ste
     stage, message = summary(seen, worker)
     before = seen.previous.condition(ConditionType.STORAGE_GROWING)
     if stage in CANNOT and (before is None or before.reason != stage):
-        yield Announce(about, f"Volume{stage.value}", f"{message}."[:1000], EventType.WARNING)
+        # A look may come before its forerunner's status is there: what both follow upon is the same.
+        once = f"{stage}/{before.last_transition_time if before is not None else ''}"
+        yield Announce(about, f"Volume{stage.value}", f"{message}."[:1000], EventType.WARNING, once=once)
 
 
 def summary(seen: Observation, worker: EcoWorker, outcome: Outcome = Outcome()) -> tuple[Stage, str]:  # noqa: B008  # frozen

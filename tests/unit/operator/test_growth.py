@@ -414,3 +414,13 @@ def test_whatever_happens_a_claim_grows_in_few_steps_up_to_its_bound_and_never_b
     notes = world.claim(SHARD)["metadata"]["annotations"]
     assert contract.ANNOTATION_GROWN in notes or not any(Decimal(it) > parse("10Gi") for it in amounts[1:2])
     assert not [it for it in world.plan().steps if not isinstance(it, Announce)]
+
+
+def test_a_look_before_the_status_of_the_last_one_is_there_tells_nothing_anew(world: InMemory) -> None:
+    """The API server has one event of a name, and the name is made of what is to be told once."""
+    world.classes["fast"] = False
+    world.apply_worker(wal={"size": "20Gi"})
+    first, again = ([it for it in world.plan().steps if isinstance(it, Announce)] for _ in range(2))
+    assert [it.reason for it in first] == ["VolumeNotExpandable"]
+    assert first[0].once
+    assert again == first
