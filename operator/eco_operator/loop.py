@@ -276,6 +276,8 @@ class Loop:
                 logger.info("will look again", key="/".join(key), pause_s=round(pause_s, 1))
             metrics.RECONCILES.labels(key.kind, "failed" if failed else "done").inc()
             metrics.RECONCILE_SECONDS.labels(key.kind).observe(_now() - started)
+            # A look that finds nothing to do waits for nothing: after a resync a fleet of them would hold up the Lease.
+            await asyncio.sleep(0)
 
     async def _look(self, key: Key) -> tuple[bool, float | None]:
         """One look at one key. Returns whether it has to be tried again, and how long the server wants to rest."""

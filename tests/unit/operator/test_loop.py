@@ -99,3 +99,24 @@ async def test_watches_that_begin_anew_and_the_resync_list_one_after_the_other()
     await asyncio.gather(loop.list_everything(), loop.list_everything())
     once = [kind.kind for kind in kinds.WATCHED]
     assert server.begun == [*once, *once]
+
+
+async def test_others_get_their_turn_between_looks_that_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a resync of a fleet at rest, the Lease would else be renewed when the last of them is over."""
+    looks = turns = 0
+
+    async def look(*_: object) -> tuple[bool, float | None]:
+        nonlocal looks
+        looks += 1
+        return False, None
+
+    monkeypatch.setattr(Loop, "_look", look)
+    loop = Loop(Lists(), Settings())  # type: ignore[arg-type]  # as much of a cluster as it takes
+    for number in range(100):
+        loop.queue.add(Key(kinds.ECO_WORKER.kind, NAMESPACE, f"w{number}"))
+    working = asyncio.create_task(loop._work())
+    while looks < 100:
+        await asyncio.sleep(0)
+        turns += 1
+    working.cancel()
+    assert turns >= 100
