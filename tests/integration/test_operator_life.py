@@ -329,6 +329,20 @@ async def test_send_now_reaches_every_worker_once_and_a_stopped_one_by_a_job(wor
     assert await by_jobs()
 
 
+async def test_a_job_of_that_name_which_is_not_ours_is_left_alone(world: World) -> None:
+    await start(world)
+    world.kubectl("apply", "-f", "-", given=sync())
+    world.kubectl("annotate", "ecoworker/storage", f"{contract.ANNOTATION_HIBERNATE}=true")
+    await world.until_condition("WALHealthy", "Unknown", "Disabled")
+    pod = {"restartPolicy": "Never", "containers": [{"name": "theirs", "image": "none"}]}
+    theirs = {"apiVersion": kinds.JOB.api_version, "kind": kinds.JOB.kind, "metadata": {"name": "storage-0-sync"}}
+    world.kubectl("create", "-f", "-", given={**theirs, "spec": {"suspend": True, "template": {"spec": pod}}})
+    before = await world.cluster.get(kinds.JOB, world.namespace, "storage-0-sync")
+    world.kubectl("annotate", "walsync/storage", f"{contract.ANNOTATION_SYNC_NOW}=now")
+    await world.until_condition("Stalled", "True", "NameConflict")
+    assert await world.cluster.get(kinds.JOB, world.namespace, "storage-0-sync") == before
+
+
 async def test_an_upgrade_of_the_operator_restarts_no_worker(world: World) -> None:
     await start(world)
     before = {name: await generation(world, name) for name in ("storage-0", "storage-1")}

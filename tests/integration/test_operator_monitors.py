@@ -79,3 +79,15 @@ async def test_they_come_with_their_kind_and_cost_nothing_before(world: World) -
     assert await writes_during(world, for_s=4) == []
     await world.cluster.delete(kinds.SERVICE_MONITOR, world.namespace, "storage", uid=found["metadata"]["uid"])
     await until("it is made again", is_there, within_s=30)
+
+
+async def test_a_monitor_of_that_name_which_is_not_ours_is_left_alone(world: World) -> None:
+    kubectl(world.server, "apply", "--server-side", "-f", "-", given=DEFINITION)
+    kubectl(world.server, "wait", "--for=condition=Established", f"crd/{DEFINITION['metadata']['name']}")
+    kind = kinds.SERVICE_MONITOR
+    theirs = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {"name": "storage"}, "spec": {}}
+    world.kubectl("create", "-f", "-", given=theirs)
+    before = await world.cluster.get(kind, world.namespace, "storage")
+    world.kubectl("apply", "-f", "-", given=example())
+    await world.until_condition("Stalled", "True", "NameConflict")
+    assert await world.cluster.get(kind, world.namespace, "storage") == before
