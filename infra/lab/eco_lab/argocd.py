@@ -64,15 +64,10 @@ class ArgoCd:
         for kind in ("application", "applicationset", "appproject"):
             file = self._programs / "crds" / f"{kind}-crd.yaml"
             self._kubectl("apply", "--server-side", "--force-conflicts", "-f", str(file))
-            names.append(f"crd/{kind}s.argoproj.io")
-        wait_until("Argo CD's definitions", lambda: all(map(self._is_established, names)), timeout_s=_START_S)
+            names.append(f"{kind}s.argoproj.io")
+        wait_until("Argo CD's definitions", lambda: all(map(self._kubectl.is_established, names)), timeout_s=_START_S)
         self._kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         self._kubectl.apply(*settings(yaml.safe_load(_CUSTOMIZATIONS.read_text())["data"]))
-
-    def _is_established(self, name: str) -> bool:
-        # One that was made a moment ago has no conditions yet, which `kubectl wait` takes for an error.
-        found = self._kubectl.get(name).get("status", {}).get("conditions") or ()
-        return any(it["type"] == "Established" and it["status"] == "True" for it in found)
 
     def _start_daemons(self) -> None:
         # Redis looks at the name it is called by.

@@ -42,6 +42,12 @@ class Kubectl:
         """An object or a list as parsed JSON."""
         return json.loads(self("get", *words, "-o", "json"))
 
+    def is_established(self, definition: str) -> bool:
+        """Whether the API server serves the kind of a CustomResourceDefinition, named `plural.group`."""
+        # One that was made a moment ago has no conditions yet, which `kubectl wait` takes for an error.
+        found = self.get(f"crd/{definition}").get("status", {}).get("conditions") or ()
+        return any(it["type"] == "Established" and it["status"] == "True" for it in found)
+
     def wait_rollout(self, namespace: str, *names: str, timeout_s: float) -> None:
         """Wait until workloads run what was applied."""
         for name in names:

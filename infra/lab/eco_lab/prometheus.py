@@ -71,12 +71,8 @@ class Prometheus:
 
     def _define(self) -> None:
         self._kubectl("apply", "--server-side", "--force-conflicts", "-f", str(self._programs / "crds"))
-        names = [file.stem.partition("_")[2] for file in (self._programs / "crds").glob("*.yaml")]
-        wait_until("Prometheus' definitions", lambda: all(map(self._is_established, names)), timeout_s=_START_S)
-
-    def _is_established(self, plural: str) -> bool:
-        found = self._kubectl.get(f"crd/{plural}.{_KINDS}").get("status", {}).get("conditions") or ()
-        return any(it["type"] == "Established" and it["status"] == "True" for it in found)
+        names = [f"{file.stem.partition('_')[2]}.{_KINDS}" for file in (self._programs / "crds").glob("*.yaml")]
+        wait_until("Prometheus' definitions", lambda: all(map(self._kubectl.is_established, names)), timeout_s=_START_S)
 
     def _is_available(self) -> bool:
         found = self._kubectl.get("-n", NAMESPACE, f"prometheus.{_KINDS}/{NAME}").get("status", {})
