@@ -5,20 +5,16 @@ end, fifty for each shard. It makes four shards of one, and as the work is done 
 when its journal is empty. The ledger of the demo judges. Exit status 1 when a target is missed.
 """
 
-import argparse
-import asyncio
-import sys
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from eco_crds.contract import API_VERSION
-from eco_lab import environment
 from eco_lab.demo import manifests
 from eco_lab.demo.narration import Narrator
 from eco_lab.demo.story import Plan, publish, remove_namespace, set_up, wait_ready
 from eco_lab.environment import LabEnvironment
 from tests.prove.cluster import at_rest
-from tests.support import external_metrics, figures
+from tests.support import external_metrics, figures, proof
 from tests.support.waiting import until
 
 NAME: Final = "prove-autoscaling"
@@ -95,17 +91,5 @@ async def prove(lab: LabEnvironment, narrator: Narrator) -> None:
         await remove_namespace(stage.kubectl, NAME)
 
 
-def main() -> None:
-    """Parse the command line, take the figures, print them."""
-    argparse.ArgumentParser(
-        prog="python -m tests.prove.autoscaling",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args()
-    asyncio.run(prove(environment.up(with_programs=("helm",)), Narrator()))
-    print(figures.table())
-    sys.exit(1 if figures.missed() else 0)
-
-
 if __name__ == "__main__":
-    main()
+    proof.main("tests.prove.autoscaling", __doc__, prove)

@@ -5,22 +5,19 @@ operator and every shard by them, a shard that comes later too, and nothing of a
 when a target is missed.
 """
 
-import argparse
-import asyncio
-import sys
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import aiohttp
 
 from eco_crds import contract
-from eco_lab import environment, prometheus
+from eco_lab import prometheus
 from eco_lab.demo import install, manifests
 from eco_lab.demo.narration import Narrator
 from eco_lab.demo.story import Plan, Stage, publish, remove_namespace, set_up, wait_ready
 from eco_lab.environment import LabEnvironment
 from tests.prove.cluster import at_rest
-from tests.support import figures
+from tests.support import figures, proof
 from tests.support.waiting import until
 
 NAME: Final = "prove-monitors"
@@ -101,15 +98,5 @@ async def prove(lab: LabEnvironment, narrator: Narrator) -> None:
         await remove_namespace(stage.kubectl, NAME)
 
 
-def main() -> None:
-    """Parse the command line, take the figures, print them."""
-    argparse.ArgumentParser(
-        prog="python -m tests.prove.monitors", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    asyncio.run(prove(environment.up(with_programs=("helm", "prometheus")), Narrator()))
-    print(figures.table())
-    sys.exit(1 if figures.missed() else 0)
-
-
 if __name__ == "__main__":
-    main()
+    proof.main("tests.prove.monitors", __doc__, prove, with_programs=("helm", "prometheus"))

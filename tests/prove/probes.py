@@ -4,15 +4,12 @@ The workers run on the second node, whose network drops what comes from the oper
 that it cannot tell, and touch nothing: no shard is fenced, stopped or recovered on the strength of a silence.
 """
 
-import argparse
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-from eco_lab import environment
 from eco_lab import paths as lab_paths
 from eco_lab.demo import install, manifests
 from eco_lab.demo.narration import Narrator
@@ -22,7 +19,7 @@ from eco_lab.nodes import Node
 from eco_lab.processes import run
 from tests.prove.cluster import at_rest, condition, identities, status
 from tests.prove.nodes import LOST, SAFE, operator_is_safe
-from tests.support import figures
+from tests.support import figures, proof
 from tests.support.waiting import until
 
 NAME: Final = "prove-probes"
@@ -83,15 +80,5 @@ async def prove(lab: LabEnvironment, narrator: Narrator) -> None:
         await remove_namespace(stage.kubectl, NAME)
 
 
-def main() -> None:
-    """Parse the command line, take the figures, print them."""
-    argparse.ArgumentParser(
-        prog="python -m tests.prove.probes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    asyncio.run(prove(environment.up(nodes=2, with_programs=("helm",)), Narrator()))
-    print(figures.table())
-    sys.exit(1 if figures.missed() else 0)
-
-
 if __name__ == "__main__":
-    main()
+    proof.main("tests.prove.probes", __doc__, prove, nodes=2)

@@ -5,23 +5,19 @@ into the pods, and no pod is restarted for it. From then on the old one is refus
 sync reaches every worker. The ledger of the demo judges. Exit status 1 when a target is missed.
 """
 
-import argparse
-import asyncio
 import base64
-import sys
 from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
 
 from eco_crds import contract
-from eco_lab import environment
 from eco_lab.demo import manifests
 from eco_lab.demo.narration import Narrator
 from eco_lab.demo.story import Stage
 from eco_lab.environment import LabEnvironment
 from tests.prove.cluster import at_rest, identities, status, worked
-from tests.support import figures
+from tests.support import figures, proof
 from tests.support.waiting import until
 
 NAME: Final = "prove-rotation"
@@ -86,15 +82,5 @@ async def prove(lab: LabEnvironment, narrator: Narrator) -> None:
         figures.record("operator.token_lost", len(ledger.lost), "tasks", "== 0", peer=f"{ledger.published} tasks")
 
 
-def main() -> None:
-    """Parse the command line, take the figures, print them."""
-    argparse.ArgumentParser(
-        prog="python -m tests.prove.rotation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    asyncio.run(prove(environment.up(with_programs=("helm",)), Narrator()))
-    print(figures.table())
-    sys.exit(1 if figures.missed() else 0)
-
-
 if __name__ == "__main__":
-    main()
+    proof.main("tests.prove.rotation", __doc__, prove)

@@ -5,13 +5,11 @@ of the worker and the operator (a stopped process, a filled volume, overwritten 
 it is taken, and it is ended again. Bounds of the spec and periods of the probe are in the times: they are printed.
 """
 
-import argparse
 import asyncio
 import json
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,7 +19,6 @@ from typing import Final
 
 from eco_crds.contract import ANNOTATION_FENCE, ANNOTATION_HIBERNATE, ANNOTATION_RECOVER
 from eco_crds.ecoworker_status import WalState
-from eco_lab import environment
 from eco_lab.demo import manifests
 from eco_lab.demo.narration import Narrator
 from eco_lab.demo.story import Plan, Stage, publish, remove_namespace, set_up, wait_ready
@@ -29,7 +26,7 @@ from eco_lab.demo.watch import Columns, columns
 from eco_lab.drills import signal_process
 from eco_lab.environment import LabEnvironment
 from tests.prove.cluster import JOURNAL, at_rest, damage, fill_volume, volume_of
-from tests.support import figures
+from tests.support import figures, proof
 from tests.support.api import ROOT
 from tests.support.waiting import until
 
@@ -236,15 +233,5 @@ async def harmed(made: Scene) -> None:
         await made.annotate(f"{ANNOTATION_RECOVER}-")
 
 
-def main() -> None:
-    """Parse the command line, take the figures, print them."""
-    argparse.ArgumentParser(
-        prog="python -m tests.prove.states", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    asyncio.run(play(environment.up(with_programs=("helm",)), Narrator()))
-    print(figures.table())
-    sys.exit(1 if figures.missed() else 0)
-
-
 if __name__ == "__main__":
-    main()
+    proof.main("tests.prove.states", __doc__, play)
