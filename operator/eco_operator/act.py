@@ -77,9 +77,14 @@ class Actor:
     workers: Workers
     _accepted: dict[str, tuple[str, str]] = field(default_factory=dict)
     """By uid: the hash and fields of objects that a server keeps other than applied, so as not to apply for ever."""
+    _untold: dict[Key, Announce] = field(default_factory=dict)
+    """What was made and has not been told of yet; at most one event for each key."""
 
-    async def act(self, key: Key, plan: Plan, *, is_current: Callable[[], bool]) -> Acted:
-        """Act on each step in order, as long as the object the plan was made for is the one there is."""
+    async def act(self, key: Key, plan: Plan, *, is_current: Callable[[], bool], tells: bool = True) -> Acted:
+        """Act on each step in order, as long as the object the plan was made for is the one there is.
+
+        What was made is told in one event at the end or, unless it `tells`, when `tell` is called.
+        """
         tally, changed = _Tally(), 0
         for step in plan.steps:
             if not is_current():
@@ -97,7 +102,11 @@ class Actor:
                 metrics.STEPS.labels(type(step).__name__).inc()
         if tally.applied:
             logger.info("applied", key=_text(key), objects=tally.applied)
-        await self._announce(_gathered(tally.made))
+        await self.tell(key)
+        if (made := _gathered(tally.made)) is not None:
+            self._untold[key] = made
+        if tells:
+            await self.tell(key)
         outcome = Outcome(
             foreign=tuple(tally.foreign),
             rejected=tuple(tally.rejected),
@@ -107,6 +116,10 @@ class Actor:
             commanded=tuple(tally.commanded),
         )
         return Acted(outcome, changed, tally.retry_after_s)
+
+    async def tell(self, key: Key) -> None:
+        """Post the event that was put off, if one was."""
+        await self._announce(self._untold.pop(key, None))
 
     def forget(self, uids: set[str]) -> None:
         """Keep what was accepted for these objects only."""
@@ -146,19 +159,19 @@ class Actor:
         if kind == kinds.SECRET:
             desired["data"] = {contract.TOKEN_KEY: await self._token(existing)}
         if existing is not None:
-            # Meant for this object; one that took its name meanwhile must be looked at first.
-            desired["metadata"] = {**desired["metadata"], "uid": existing.uid}
-            answer = await self.cluster.apply(desired, force=True)
+            child = await self._change(kind, desired, existing)
         else:
             try:
                 answer = await self.cluster.make(desired)
             except errors.ConflictError:
                 await self._meet(kind, step.desired, tally)
                 return False
+            child = self._written(kind, answer)
+            if drift(step.desired, child):
+                # A create does not own a field that it sets to nothing, as the empty value of a variable.
+                child = await self._change(kind, desired, child)
         logger.debug("applied", key=_text(key), object=name, why=step.why)
         tally.applied.append(name)
-        child = self.cache.put_written(kind, answer)
-        assert isinstance(child, Child), "our own kinds are not applied"  # noqa: S101  # a caller's mistake
         if still := drift(step.desired, child):
             logger.warning("the server keeps it other than applied", key=_text(key), object=name, difference=still)
             self._accepted[child.uid] = (wanted_hash, child.owned_fields)
@@ -167,6 +180,18 @@ class Actor:
         else:
             await self._announce(step.announce)
         return True
+
+    async def _change(self, kind: kinds.Kind, desired: Mapping[str, Any], existing: Child) -> Child:
+        """Apply to this very object; one that took its name meanwhile must be looked at first."""
+        if existing.is_as_created:
+            await self.cluster.own(kind, existing)
+        metadata = {**desired["metadata"], "uid": existing.uid}
+        return self._written(kind, await self.cluster.apply({**desired, "metadata": metadata}, force=True))
+
+    def _written(self, kind: kinds.Kind, answer: Mapping[str, Any]) -> Child:
+        child = self.cache.put_written(kind, answer)
+        assert isinstance(child, Child), "our own kinds are not applied"  # noqa: S101  # a caller's mistake
+        return child
 
     async def _meet(self, kind: kinds.Kind, desired: Mapping[str, Any], tally: _Tally) -> None:
         """Look at what has the name of an object to be made. One that is ours and not seen yet goes into the cache."""
@@ -215,6 +240,8 @@ class Actor:
 
     async def _release(self, key: Key, step: Release) -> None:
         kind = kinds.BY_NAME[step.child.kind]
+        if step.manager == contract.FIELD_MANAGER and step.child.is_as_created:
+            await self.cluster.own(kind, step.child)
         self.cache.put_written(kind, await self.cluster.release(kind, step.child, step.manager))
         logger.info("released", key=_text(key), object=f"{step.child.kind}/{step.child.name}", why=step.why)
 

@@ -285,6 +285,10 @@ class Loop:
             await self._look_at_sync(key)
             return False, None
         seen, acted, look_again_s = await self._act_until_settled(key)
+        if seen is None:
+            self.queue.add(key)
+            return False, acted.retry_after_s
+        await self._actor.tell(key)
         if seen.owned is not None and not seen.owned.is_deleting:
             status = ecoworker_status.conclude(seen, acted.outcome)
             urgency = ecoworker_status.urgency(status, seen.previous)
@@ -292,10 +296,13 @@ class Loop:
         self._look_again(key, seen, look_again_s, has_foreign=bool(acted.outcome.foreign))
         return bool(acted.outcome.failed or acted.outcome.rejected), acted.retry_after_s
 
-    async def _act_until_settled(self, key: Key) -> tuple[Observation, Acted, float | None]:
+    async def _act_until_settled(self, key: Key) -> tuple[Observation | None, Acted, float | None]:
         """Act until nothing is left to do or something stands in the way, so that the verdict is about the end of it.
 
         Otherwise Ready could be said on a report whose journal has not been written down yet.
+
+        None is seen of an EcoWorker that is new and has just got its objects while others wait for a look: they may
+        wait for their first objects, which matter more to them than to this one what is said of it.
         """
         acted, look_again_s = Acted(Outcome(), 0, None), None
         for number in range(ROUNDS_MAX):
@@ -312,7 +319,11 @@ class Loop:
             look_again_s = plan.look_again_s
             if not plan.steps:
                 return seen, acted, look_again_s
-            acted = await self._actor.act(key, plan, is_current=partial(self._is_current, key, seen))
+            may_wait = _is_new(seen) and self.queue.has_ready()
+            is_current = partial(self._is_current, key, seen)
+            acted = await self._actor.act(key, plan, is_current=is_current, tells=not may_wait)
+            if may_wait and acted.changed and not acted.is_troubled:
+                return None, acted, look_again_s
             if not acted.changed or acted.is_troubled:
                 return self._observe(key), acted, look_again_s
         self.queue.add(key)
@@ -443,6 +454,11 @@ def _argocd(settings: Settings) -> Source | None:
         project=settings.argocd_project,
         destination=settings.argocd_destination,
     )
+
+
+def _is_new(seen: Observation) -> bool:
+    """Whether nothing has been said of it yet."""
+    return seen.owned is not None and not seen.owned.body.get("status")
 
 
 def _is_silent(shard: Shard) -> bool:

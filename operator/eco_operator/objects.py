@@ -1,7 +1,7 @@
 """What is remembered of one object of the cluster: our own whole, everything else as a small projection."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -17,6 +17,10 @@ OWNER: Final = "owner"
 
 
 _ORDERED: Final = msgspec.json.Encoder(order="sorted")
+
+APPLIED: Final = "Apply"
+CREATED: Final = "Update"
+"""Operations of an entry of the managed fields. Of ours, only a create is of the second kind."""
 
 SHARED_CHARACTERS_MAX: Final = 64
 """Longer texts are each an object's own."""
@@ -147,7 +151,8 @@ class Child:
     owned_fields: str
     """The `fieldsV1` of our own managed-fields entry as JSON, or empty when we own nothing. Never its time.
 
-    The uid of `owner` reads `OWNER` in it: so it is the same for every shard of every EcoWorker.
+    It is that of our applies, or of our create while we have applied nothing. The uid of `owner` reads `OWNER` in it:
+    so it is the same for every shard of every EcoWorker.
     """
     owner_uids: tuple[str, ...]
     is_deleting: bool
@@ -156,6 +161,8 @@ class Child:
     claim: ClaimState | None = None
     job: JobState | None = None
     application: ApplicationState | None = None
+    is_as_created: bool = False
+    """Whether fields are still ours by a create, which no apply can take away."""
     is_argocds: bool = False
     """Whether Argo CD has applied it, be it beside us."""
     data: Mapping[str, str] = field(default_factory=dict)
@@ -236,6 +243,7 @@ def project(kind: Kind, body: Mapping[str, Any]) -> Child:
         labels={sys.intern(name): sys.intern(value) for name, value in (metadata.get("labels") or {}).items()},
         desired_hash=annotations.get(contract.ANNOTATION_HASH, ""),
         owned_fields=_owned_fields(metadata),
+        is_as_created=any(_is_ours(entry, CREATED) for entry in metadata.get("managedFields") or ()),
         owner_uids=tuple(owner["uid"] for owner in metadata.get("ownerReferences") or ()),
         is_deleting="deletionTimestamp" in metadata,
         pod=_pod(body) if kind == kinds.POD else None,
@@ -261,17 +269,40 @@ def _data(kind: Kind, body: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _owned_fields(metadata: Mapping[str, Any]) -> str:
-    for entry in metadata.get("managedFields") or ():
-        if (
-            entry.get("manager") == contract.FIELD_MANAGER
-            and entry.get("operation") == "Apply"
-            and not entry.get("subresource")
-        ):
-            text = _ORDERED.encode(entry.get("fieldsV1") or {}).decode()
-            for owner in (metadata.get("ownerReferences") or ())[:1]:
-                text = text.replace(_escaped(owner["uid"]), _escaped(OWNER))
-            return sys.intern(text)
+    entries = metadata.get("managedFields") or ()
+    for operation in (APPLIED, CREATED):
+        for entry in entries:
+            if _is_ours(entry, operation):
+                text = _ORDERED.encode(entry.get("fieldsV1") or {}).decode()
+                for owner in (metadata.get("ownerReferences") or ())[:1]:
+                    text = text.replace(_escaped(owner["uid"]), _escaped(OWNER))
+                return sys.intern(text)
     return ""
+
+
+def _is_ours(entry: Mapping[str, Any], operation: str) -> bool:
+    """Whether an entry of the managed fields is of our applies or, by the operation, of our create."""
+    found = (entry.get("manager"), entry.get("operation"), entry.get("subresource", ""))
+    return found == (contract.FIELD_MANAGER, operation, "")
+
+
+def as_applied(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The managed fields with what is ours by a create made ours by an apply; the fields of both, if there are both."""
+    others: list[Mapping[str, Any]] = []
+    ours: Mapping[str, Any] = {}
+    fields: Mapping[str, Any] = {}
+    for entry in entries:
+        if _is_ours(entry, APPLIED) or _is_ours(entry, CREATED):
+            ours, fields = {**entry, **ours}, _union(fields, entry.get("fieldsV1") or {})
+        else:
+            others.append(entry)
+    return [*others, {**ours, "operation": APPLIED, "fieldsV1": fields}] if ours else others
+
+
+def _union(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Two sets of fields as one."""
+    both = {name: _union(one[name], entry) for name, entry in other.items() if name in one}
+    return {**one, **other, **both}
 
 
 def _escaped(value: str) -> str:

@@ -114,6 +114,10 @@ class KeyQueue(Generic[KeyT]):
             self.add(key)
         return pause_s
 
+    def has_ready(self) -> bool:
+        """Whether a key waits to be looked at now."""
+        return bool(self._ready)
+
     def _pause(self, key: KeyT, retry_after_s: float | None) -> float:
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1

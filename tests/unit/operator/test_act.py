@@ -10,9 +10,10 @@ from eco_crds import contract
 from eco_crds.wal import JournalMode
 from eco_operator import errors, kinds
 from eco_operator.act import Actor, event
-from eco_operator.cache import Cache
+from eco_operator.cache import Cache, Child
 from eco_operator.kinds import Kind
-from eco_operator.reconcile.plan import Announce, Apply, Command, Delete, ObjectRef, Plan
+from eco_operator.objects import as_applied
+from eco_operator.reconcile.plan import Announce, Apply, Command, Delete, ObjectRef, Plan, Release
 from eco_operator.shards import ShardKey, Target
 from tests.support.observed import KEY, InMemory, fields_of
 
@@ -26,9 +27,11 @@ class Server:
         self.applied: list[tuple[str, bool]] = []
         self.events: list[dict[str, Any]] = []
         self.drops_fields = False
+        self.create_owns_labels = True
         self.bodies: dict[tuple[str, str], dict[str, Any]] = {}
         self.deleted: list[str] = []
         self.holds_deleted = False
+        self.released: list[tuple[str, list[str]]] = []
 
     async def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
         if (kind.kind, name) not in self.objects:
@@ -47,16 +50,35 @@ class Server:
         body["metadata"].setdefault("uid", f"uid-{identity[0]}-{identity[1]}")
         body["metadata"]["resourceVersion"] = str(len(self.applied) + 1)
         entry = {"manager": contract.FIELD_MANAGER, "operation": "Apply", "fieldsV1": owned}
-        body["metadata"]["managedFields"] = [entry]
+        created = [it for it in self._entries(identity) if it["operation"] == "Update"]
+        body["metadata"]["managedFields"] = [entry, *created]
         self.objects[identity] = body
         self.applied.append(("/".join(identity), force))
         return body
 
+    def _entries(self, identity: tuple[str, str]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.objects.get(identity, {"metadata": {}})["metadata"].get("managedFields", [])
+        return found
+
     async def make(self, desired: dict[str, Any]) -> dict[str, Any]:
         identity = (desired["kind"], desired["metadata"]["name"])
         if identity in self.objects and identity not in self.failures:
-            raise errors.ConflictError("apply", "/".join(identity), status=409)
-        return await self.apply(desired, force=False)
+            raise errors.ConflictError("create", "/".join(identity), status=409)
+        made = await self.apply(desired, force=False)
+        (entry,) = made["metadata"]["managedFields"]
+        entry["operation"] = "Update"
+        if not self.create_owns_labels:
+            entry["fieldsV1"]["f:metadata"].pop("f:labels")
+        return made
+
+    async def own(self, kind: Kind, target: Child) -> None:
+        entries = self._entries((kind.kind, target.name))
+        entries[:] = as_applied(entries)
+
+    async def release(self, kind: Kind, target: Child, manager: str) -> dict[str, Any]:
+        entries = self._entries((kind.kind, target.name))
+        self.released.append((target.name, [it["operation"] for it in entries if it["manager"] == manager]))
+        return self.objects[kind.kind, target.name]
 
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> dict[str, Any] | None:
         self.deleted.append(f"{kind.kind}/{name}")
@@ -220,6 +242,35 @@ async def test_a_namespace_that_goes_ends_the_work_without_noise(server: Server,
 async def test_nothing_more_is_done_for_an_ecoworker_that_is_gone(server: Server, world: InMemory) -> None:
     acted = await actor(server).act(KEY, world.plan(), is_current=lambda: len(server.applied) < 2)
     assert acted.changed == 2
+
+
+async def test_what_was_created_belongs_to_no_create_once_it_has_been_changed(server: Server, world: InMemory) -> None:
+    """Else no apply could take away what an earlier spec had set."""
+    mine = actor(server, world.cache)
+    await mine.act(KEY, world.plan(), is_current=lambda: True)
+    assert {it["operation"] for it in server._entries(("Deployment", "storage-0"))} == {"Update"}
+    world.apply_worker(replicas=2, concurrency=9)
+    await mine.act(KEY, world.plan(), is_current=lambda: True)
+    assert [it["operation"] for it in server._entries(("Deployment", "storage-0"))] == ["Apply"]
+
+
+async def test_a_create_that_does_not_own_all_that_is_wanted_is_followed_by_an_apply(
+    server: Server, world: InMemory
+) -> None:
+    server.create_owns_labels = False
+    await actor(server, world.cache).act(KEY, world.plan(), is_current=lambda: True)
+    assert [it["operation"] for it in server._entries(("Deployment", "storage-0"))] == ["Apply"]
+    assert not [it for it in world.plan().steps if isinstance(it, Apply)]
+
+
+async def test_what_is_given_up_is_owned_by_an_apply_before(server: Server, world: InMemory) -> None:
+    """An apply of nothing gives up what applies own, and leaves what a create does."""
+    mine = actor(server, world.cache)
+    await mine.act(KEY, world.plan(), is_current=lambda: True)
+    child = world.cache.children(KEY.namespace, KEY.name, kinds.SERVICE)[0]
+    step = Release(child, contract.FIELD_MANAGER, "somebody else applies it")
+    await mine.act(KEY, Plan((step,)), is_current=lambda: True)
+    assert server.released == [("storage", ["Apply"])]
 
 
 async def test_a_token_is_made_once_and_is_long(server: Server, world: InMemory) -> None:

@@ -13,8 +13,8 @@ from eco_operator.loop import Loop
 from eco_operator.probes import _Memory
 from eco_operator.settings import Settings
 from eco_operator.shards import ShardKey
-from tests.support.cases import merge
-from tests.support.observed import KEY, NAMESPACE, InMemory
+from tests.support.cases import merge, valid
+from tests.support.observed import KEY, NAMESPACE, InMemory, fields_of
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
@@ -120,3 +120,49 @@ async def test_others_get_their_turn_between_looks_that_wait_for_nothing(monkeyp
         turns += 1
     working.cancel()
     assert turns >= 100
+
+
+class Maker(Server):
+    """An API server that makes what it is asked for, and knows in which order it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, str]] = []
+
+    async def make(self, desired: dict[str, Any]) -> dict[str, Any]:
+        labels = desired["metadata"]["labels"]
+        self.asked.append(("make", labels[contract.LABEL_WORKER]))
+        self.version += 1
+        owned = fields_of({name: value for name, value in desired.items() if name not in {"apiVersion", "kind"}})
+        entry = {"manager": contract.FIELD_MANAGER, "operation": "Update", "fieldsV1": owned}
+        metadata = {"uid": f"uid-{self.version}", "resourceVersion": str(self.version), "managedFields": [entry]}
+        made: dict[str, Any] = merge(desired, {"metadata": metadata})
+        return made
+
+    async def create_event(self, body: dict[str, Any]) -> None:
+        self.asked.append(("event", body["involvedObject"]["name"]))
+
+    async def apply(self, desired: dict[str, Any], *, force: bool, subresource: str | None = None) -> dict[str, Any]:
+        self.asked.append(("status", desired["metadata"]["name"]))
+        return await super().apply(desired, force=force, subresource=subresource)
+
+
+async def test_every_new_ecoworker_gets_its_objects_before_anything_is_said_of_one() -> None:
+    server = Maker()
+    settings = Settings(default_worker_image="registry.example/worker:1")
+    loop = Loop(server, settings)  # type: ignore[arg-type]  # as much of a cluster as it takes
+    loop._started_at = 0.0
+    names = ["one", "two", "three"]
+    for number, name in enumerate(names):
+        metadata = {"name": name, "namespace": NAMESPACE, "uid": name, "resourceVersion": str(number), "generation": 1}
+        body = merge(valid("ecoworkers"), {"metadata": metadata})
+        server.bodies[kinds.ECO_WORKER.kind, name] = body
+        loop.see(kinds.ECO_WORKER, "ADDED", body)
+    working = asyncio.create_task(loop._work())
+    await asyncio.sleep(5)  # virtual
+    working.cancel()
+    said = [it for it in server.asked if it[0] != "make"]
+    assert said == [(what, name) for name in names for what in ("event", "status")]
+    makes = [name for what, name in server.asked if what == "make"]
+    assert list(dict.fromkeys(makes)) == names
+    assert server.asked[: len(makes)] == [("make", name) for name in makes]

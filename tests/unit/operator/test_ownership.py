@@ -8,7 +8,7 @@ import pytest
 
 from eco_crds import contract
 from eco_operator import kinds
-from eco_operator.objects import Child, project
+from eco_operator.objects import Child, as_applied, project
 from eco_operator.reconcile.ownership import drift, lost_fields
 from tests.support.observed import KEY, InMemory
 
@@ -131,3 +131,30 @@ def test_the_set_of_an_object_without_an_owner_stays_as_it_is() -> None:
     entry = {"manager": contract.FIELD_MANAGER, "operation": "Apply", "fieldsV1": fields}
     metadata = {"name": "a", "namespace": "b", "uid": "c", "managedFields": [entry]}
     assert json.loads(project(kinds.BUDGET, {"metadata": metadata}).owned_fields) == fields
+
+
+def test_what_a_create_owns_is_made_an_applys_with_what_is_one_already() -> None:
+    def entry(operation: str, manager: str = contract.FIELD_MANAGER, **more: Any) -> dict[str, Any]:
+        return {"manager": manager, "operation": operation, "apiVersion": "v1", **more}
+
+    theirs = entry("Update", "kubectl", fieldsV1={"f:data": {"f:c": {}}})
+    status = entry("Update", subresource="status", fieldsV1={"f:status": {}})
+    applied = entry("Apply", fieldsV1={"f:data": {"f:a": {}}, "f:spec": {}})
+    created = entry("Update", fieldsV1={"f:data": {".": {}, "f:b": {}}})
+    both = {"f:data": {".": {}, "f:a": {}, "f:b": {}}, "f:spec": {}}
+    assert as_applied([theirs, applied, created, status]) == [theirs, status, {**applied, "fieldsV1": both}]
+    assert as_applied([created]) == [{**created, "operation": "Apply"}]
+    assert as_applied([theirs]) == [theirs]
+
+
+@pytest.mark.parametrize(
+    ("operations", "owned", "is_as_created"),
+    [(["Update"], "Update", True), (["Update", "Apply"], "Apply", True), (["Apply"], "Apply", False)],
+)
+def test_an_object_is_as_created_until_nothing_of_it_is_ours_by_the_create(
+    operations: list[str], owned: str, is_as_created: bool
+) -> None:
+    entries = [{"manager": contract.FIELD_MANAGER, "operation": it, "fieldsV1": {f"f:{it}": {}}} for it in operations]
+    metadata = {"name": "a", "namespace": "b", "uid": "c", "managedFields": entries}
+    child = project(kinds.BUDGET, {"metadata": metadata})
+    assert (json.loads(child.owned_fields), child.is_as_created) == ({f"f:{owned}": {}}, is_as_created)
