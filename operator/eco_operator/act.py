@@ -167,12 +167,12 @@ class Actor:
                 await self._meet(kind, step.desired, tally)
                 return False
             child = self._written(kind, answer)
-            if drift(step.desired, child):
+            if kind not in kinds.NEVER_CHANGED and drift(step.desired, child):
                 # A create does not own a field that it sets to nothing, as the empty value of a variable.
                 child = await self._change(kind, desired, child)
         logger.debug("applied", key=_text(key), object=name, why=step.why)
         tally.applied.append(name)
-        if still := drift(step.desired, child):
+        if kind not in kinds.NEVER_CHANGED and (still := drift(step.desired, child)):
             logger.warning("the server keeps it other than applied", key=_text(key), object=name, difference=still)
             self._accepted[child.uid] = (wanted_hash, child.owned_fields)
         if existing is None and step.announce is not None:

@@ -37,9 +37,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
 {{/*
-What the operator does in a namespace it serves. Server-side apply of an object that may not be there yet takes create
-and patch. A claim is deleted only where `wal.reclaimPolicy: Delete` asks for it and a job has found its journal empty;
-without the right (`rbac.deleteClaims: false`) such claims are kept and an event says so.
+What the operator does in a namespace it serves: it creates objects and applies to those that are there; a revision and
+a job are never changed. A claim is deleted only where `wal.reclaimPolicy: Delete` asks for it and a job has found its
+journal empty; without the right (`rbac.deleteClaims: false`) such claims are kept and an event says so.
 */}}
 {{- define "eco-operator.rules" -}}
 - apiGroups: [eco.growbin.app]
@@ -49,11 +49,14 @@ without the right (`rbac.deleteClaims: false`) such claims are kept and an event
   resources: [ecoworkers/status, walsyncs/status]
   verbs: [patch]
 - apiGroups: [apps]
-  resources: [controllerrevisions, deployments]
+  resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [controllerrevisions]
+  verbs: [get, list, watch, create, delete]
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch]

@@ -260,6 +260,9 @@ async def test_a_create_that_does_not_own_all_that_is_wanted_is_followed_by_an_a
     server.create_owns_labels = False
     await actor(server, world.cache).act(KEY, world.plan(), is_current=lambda: True)
     assert [it["operation"] for it in server._entries(("Deployment", "storage-0"))] == ["Apply"]
+    # There is no right to change these, nor a need.
+    revision = next(name for kind, name in server.objects if kind == "ControllerRevision")
+    assert [it["operation"] for it in server._entries(("ControllerRevision", revision))] == ["Update"]
     assert not [it for it in world.plan().steps if isinstance(it, Apply)]
 
 
