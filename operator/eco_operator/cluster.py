@@ -1,9 +1,8 @@
 """The only module that talks to the API server.
 
 Objects are made by a create and changed by server-side applies, both under a field manager of ours; deletions have a
-precondition on the uid. An
-answer that is no success becomes one of the errors of `eco_operator.errors`. Nothing is retried here: the queue does
-that, with its back-off, and looks at the world anew before.
+precondition on the uid. An answer that is no success becomes one of the errors of `eco_operator.errors`. Nothing is
+retried here: the queue does that, with its back-off, and looks at the world anew before.
 """
 
 import asyncio
@@ -25,11 +24,11 @@ from eco_crds import contract
 from eco_operator import errors, kinds
 from eco_operator.cache import Child
 from eco_operator.kinds import Kind
-from eco_operator.objects import as_applied
+from eco_operator.managed_fields import to_applied
 
 APPLY_PATCH: Final = "application/apply-patch+yaml"
 JSON: Final = "application/json"
-MERGE_PATCH: Final = "application/merge-patch+json"
+JSON_PATCH: Final = "application/json-patch+json"
 REQUEST_TIMEOUT_S: Final = 20.0
 LIST_CHUNK_OBJECTS: Final = 50
 REQUESTS_MAX: Final = 32
@@ -64,7 +63,7 @@ _METHODS: Final = {
     "create": "POST",
     "replace": "PUT",
 }
-_CONTENT_TYPES: Final = {"apply": APPLY_PATCH, "patch": MERGE_PATCH}
+_CONTENT_TYPES: Final = {"apply": APPLY_PATCH, "patch": JSON_PATCH}
 _ERRORS: Final[Mapping[int, type[errors.ApiError]]] = {
     401: errors.DeniedError,
     403: errors.DeniedError,
@@ -195,15 +194,18 @@ class Cluster:
     async def own(self, kind: Kind, target: Child) -> None:
         """Have what our create set belong to us as if it had been applied: so the next apply may take it away.
 
-        Raises `ConflictError` when the object has changed meanwhile, or is another.
+        Raises `ConflictError` when what is ours of the object has changed meanwhile, or it is another object.
         """
         path = kind.path(target.namespace, target.name)
         metadata = (await self._request("get", kind, path))["metadata"]
-        if metadata["uid"] != target.uid:
-            raise errors.ConflictError("patch", path, status=409, message="it is another object by now")
-        entries = as_applied(metadata.get("managedFields") or ())
-        body = {"metadata": {"resourceVersion": metadata["resourceVersion"], "managedFields": entries}}
-        await self._request("patch", kind, path, query={"fieldManager": contract.FIELD_MANAGER, **UNCHECKED}, body=body)
+        if not (patch := to_applied(target.uid, metadata.get("managedFields") or ())):
+            return
+        query = {"fieldManager": contract.FIELD_MANAGER, **UNCHECKED}
+        try:
+            await self._request("patch", kind, path, query=query, body=patch)
+        except errors.RejectedError as error:
+            # So the server answers when a test of the patch fails.
+            raise errors.ConflictError("patch", path, status=error.status, message=error.message) from error
 
     async def annotate(self, kind: Kind, target: Child, annotations: Mapping[str, str], manager: str) -> dict[str, Any]:
         """Own exactly these annotations of an object that exists, under a field manager of their own."""
@@ -265,7 +267,7 @@ class Cluster:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Object | None = None,
+        body: Object | Sequence[Object] | None = None,
     ) -> dict[str, Any]:
         target = f"{path}?{_encoded(tuple(query.items()))}" if query else path
         loop = asyncio.get_running_loop()
@@ -286,7 +288,7 @@ class Cluster:
         raise _failure(verb, path, status, content, answer.headers.get("Retry-After"))
 
     async def _send(
-        self, verb: str, target: str, body: Object | None, *, limits: aiohttp.ClientTimeout
+        self, verb: str, target: str, body: Object | Sequence[Object] | None, *, limits: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
         """Send a request; returns the answer as soon as its head is there."""
         method, is_apply = _METHODS[verb], verb == "apply"
@@ -358,7 +360,7 @@ def _encoded(query: tuple[tuple[str, str], ...]) -> str:
     return urlencode(query)
 
 
-def _yaml(body: Object) -> bytes:
+def _yaml(body: Object | Sequence[Object]) -> bytes:
     """The body as JSON that is YAML too.
 
     The server reads a server-side apply as YAML, which refuses the pair of escapes that JSON writes for a character

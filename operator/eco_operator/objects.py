@@ -1,7 +1,7 @@
 """What is remembered of one object of the cluster: our own whole, everything else as a small projection."""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -11,16 +11,13 @@ from eco_crds import contract
 from eco_crds.jobs import DRY_RUN, TERMINATION_LOG_BYTES_MAX
 from eco_operator import kinds
 from eco_operator.kinds import Kind
+from eco_operator.managed_fields import APPLIED, CREATED, is_ours
 
 OWNER: Final = "owner"
 """Stands for the uid of an object's owner in the set of its fields."""
 
 
 _ORDERED: Final = msgspec.json.Encoder(order="sorted")
-
-APPLIED: Final = "Apply"
-CREATED: Final = "Update"
-"""Operations of an entry of the managed fields. Of ours, only a create is of the second kind."""
 
 SHARED_CHARACTERS_MAX: Final = 64
 """Longer texts are each an object's own."""
@@ -243,7 +240,7 @@ def project(kind: Kind, body: Mapping[str, Any]) -> Child:
         labels={sys.intern(name): sys.intern(value) for name, value in (metadata.get("labels") or {}).items()},
         desired_hash=annotations.get(contract.ANNOTATION_HASH, ""),
         owned_fields=_owned_fields(metadata),
-        is_as_created=any(_is_ours(entry, CREATED) for entry in metadata.get("managedFields") or ()),
+        is_as_created=any(is_ours(entry, CREATED) for entry in metadata.get("managedFields") or ()),
         owner_uids=tuple(owner["uid"] for owner in metadata.get("ownerReferences") or ()),
         is_deleting="deletionTimestamp" in metadata,
         pod=_pod(body) if kind == kinds.POD else None,
@@ -272,37 +269,12 @@ def _owned_fields(metadata: Mapping[str, Any]) -> str:
     entries = metadata.get("managedFields") or ()
     for operation in (APPLIED, CREATED):
         for entry in entries:
-            if _is_ours(entry, operation):
+            if is_ours(entry, operation):
                 text = _ORDERED.encode(entry.get("fieldsV1") or {}).decode()
                 for owner in (metadata.get("ownerReferences") or ())[:1]:
                     text = text.replace(_escaped(owner["uid"]), _escaped(OWNER))
                 return sys.intern(text)
     return ""
-
-
-def _is_ours(entry: Mapping[str, Any], operation: str) -> bool:
-    """Whether an entry of the managed fields is of our applies or, by the operation, of our create."""
-    found = (entry.get("manager"), entry.get("operation"), entry.get("subresource", ""))
-    return found == (contract.FIELD_MANAGER, operation, "")
-
-
-def as_applied(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The managed fields with what is ours by a create made ours by an apply; the fields of both, if there are both."""
-    others: list[Mapping[str, Any]] = []
-    ours: Mapping[str, Any] = {}
-    fields: Mapping[str, Any] = {}
-    for entry in entries:
-        if _is_ours(entry, APPLIED) or _is_ours(entry, CREATED):
-            ours, fields = {**entry, **ours}, _union(fields, entry.get("fieldsV1") or {})
-        else:
-            others.append(entry)
-    return [*others, {**ours, "operation": APPLIED, "fieldsV1": fields}] if ours else others
-
-
-def _union(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Two sets of fields as one."""
-    both = {name: _union(one[name], entry) for name, entry in other.items() if name in one}
-    return {**one, **other, **both}
 
 
 def _escaped(value: str) -> str:

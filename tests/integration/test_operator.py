@@ -109,9 +109,30 @@ async def test_what_a_spec_no_longer_asks_for_goes_from_an_object_that_nobody_ha
 
     await until("the variable is gone", is_gone, within_s=10)
     assert kept in await environment(world)
+    assert await our_writes(world) == ["Apply"]
+
+
+async def test_an_object_that_another_release_applied_to_belongs_to_one_entry_in_the_end(world: World) -> None:
+    world.kubectl("apply", "-f", "-", given=example(replicas=1))
+    await world.until_ready()
+    assert await our_writes(world) == ["Update"]
+    metadata = {"name": "storage-0", "annotations": {"example.org/older": "yes"}}
+    older = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata}
+    world.kubectl("apply", "--server-side", f"--field-manager={contract.FIELD_MANAGER}", "-f", "-", given=older)
+
+    async def is_ours() -> bool:
+        return await our_writes(world) == ["Apply"]
+
+    await until("it is all an apply's", is_ours, within_s=10)
     found = await world.cluster.get(kinds.DEPLOYMENT, world.namespace, "storage-0")
-    ours = [it for it in found["metadata"]["managedFields"] if it["manager"] == contract.FIELD_MANAGER]
-    assert [it["operation"] for it in ours] == ["Apply"]
+    assert "example.org/older" not in found["metadata"]["annotations"]
+
+
+async def our_writes(world: World) -> list[str]:
+    """By which kinds of write fields of the first shard are ours."""
+    found = await world.cluster.get(kinds.DEPLOYMENT, world.namespace, "storage-0")
+    entries = found["metadata"]["managedFields"]
+    return [it["operation"] for it in entries if it["manager"] == contract.FIELD_MANAGER]
 
 
 async def environment(world: World) -> list[dict[str, Any]]:

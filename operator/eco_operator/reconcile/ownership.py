@@ -1,9 +1,9 @@
 """Whether an object still is as we applied it, told from its managed fields alone.
 
 The API server keeps, for each field manager, the set of fields it owns (`fieldsV1`). When somebody changes a field that
-we applied, the field leaves our set; the values need not be compared, nor the defaults that the server filled in. So an
-object is as wanted when it carries the hash of what we want and our set still has every field of it. Both survive a
-restart of the operator, so a restart applies nothing.
+we set, by the create or by an apply, the field leaves our set; the values need not be compared, nor the defaults that
+the server filled in. So an object is as wanted when it carries the hash of what we want and our set still has every
+field of it. Both survive a restart of the operator, so a restart applies nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -8,7 +8,8 @@ import pytest
 
 from eco_crds import contract
 from eco_operator import kinds
-from eco_operator.objects import Child, as_applied, project
+from eco_operator.managed_fields import to_applied
+from eco_operator.objects import Child, project
 from eco_operator.reconcile.ownership import drift, lost_fields
 from tests.support.observed import KEY, InMemory
 
@@ -133,18 +134,33 @@ def test_the_set_of_an_object_without_an_owner_stays_as_it_is() -> None:
     assert json.loads(project(kinds.BUDGET, {"metadata": metadata}).owned_fields) == fields
 
 
-def test_what_a_create_owns_is_made_an_applys_with_what_is_one_already() -> None:
-    def entry(operation: str, manager: str = contract.FIELD_MANAGER, **more: Any) -> dict[str, Any]:
-        return {"manager": manager, "operation": operation, "apiVersion": "v1", **more}
+def entry(operation: str, manager: str = contract.FIELD_MANAGER, **more: Any) -> dict[str, Any]:
+    return {"manager": manager, "operation": operation, "apiVersion": "v1", **more}
 
+
+def test_what_a_create_owns_is_made_an_applys() -> None:
     theirs = entry("Update", "kubectl", fieldsV1={"f:data": {"f:c": {}}})
     status = entry("Update", subresource="status", fieldsV1={"f:status": {}})
+    created = entry("Update", fieldsV1={"f:data": {".": {}, "f:b": {}}})
+    assert to_applied("u", [theirs, created, status]) == [
+        {"op": "test", "path": "/metadata/uid", "value": "u"},
+        {"op": "test", "path": "/metadata/managedFields/1", "value": created},
+        {"op": "replace", "path": "/metadata/managedFields/1", "value": {**created, "operation": "Apply"}},
+    ]
+
+
+def test_what_both_a_create_and_an_apply_own_is_made_one() -> None:
+    """So it is after a release that only applied has served an object that this one made."""
     applied = entry("Apply", fieldsV1={"f:data": {"f:a": {}}, "f:spec": {}})
     created = entry("Update", fieldsV1={"f:data": {".": {}, "f:b": {}}})
     both = {"f:data": {".": {}, "f:a": {}, "f:b": {}}, "f:spec": {}}
-    assert as_applied([theirs, applied, created, status]) == [theirs, status, {**applied, "fieldsV1": both}]
-    assert as_applied([created]) == [{**created, "operation": "Apply"}]
-    assert as_applied([theirs]) == [theirs]
+    *_, replace, remove = to_applied("u", [applied, created])
+    assert replace == {"op": "replace", "path": "/metadata/managedFields/0", "value": {**applied, "fieldsV1": both}}
+    assert remove == {"op": "remove", "path": "/metadata/managedFields/1"}
+
+
+def test_where_nothing_is_ours_by_a_create_nothing_is_to_be_done() -> None:
+    assert to_applied("u", [entry("Apply"), entry("Update", "kubectl"), entry("Update", subresource="status")]) == []
 
 
 @pytest.mark.parametrize(
