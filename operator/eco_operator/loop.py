@@ -6,9 +6,8 @@ everything anew and has every key looked at, so that the watch may be late, lose
 
 import asyncio
 import random
-import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -20,8 +19,9 @@ from eco_crds.ecoworker import Delivery
 from eco_operator import errors, kinds, metrics
 from eco_operator.act import Acted, Actor
 from eco_operator.cache import Cache, Child, Key, project
-from eco_operator.cluster import OURS, Cluster
+from eco_operator.cluster import Cluster
 from eco_operator.kinds import Kind
+from eco_operator.lists import Lists
 from eco_operator.probes import Prober
 from eco_operator.queue import KeyQueue
 from eco_operator.reconcile import ecoworker, ecoworker_status, growth, kept_claims, walsync
@@ -36,7 +36,6 @@ from eco_operator.storage_classes import StorageClasses
 logger = structlog.get_logger(__name__)
 
 LOOK_TIMEOUT_S: Final = 120.0
-LIST_ATTEMPTS_MAX: Final = 5
 ROUNDS_MAX: Final = 5
 FOREIGN_LOOK_AGAIN_S: Final = 30.0
 WATCH_LAG_S: Final = 30.0
@@ -66,11 +65,11 @@ class Loop:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     queue: KeyQueue[Key] = field(init=False)
     prober: Prober = field(init=False)
+    _lists: Lists = field(init=False)
     _actor: Actor = field(init=False)
     _classes: StorageClasses = field(init=False)
     _policy: Policy = field(init=False)
     _status_at: dict[Key, float] = field(default_factory=dict)
-    _listing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _listed: asyncio.Event = field(default_factory=asyncio.Event)
     _started_at: float | None = None
     _looks: int = 0
@@ -93,6 +92,7 @@ class Loop:
         self._classes = StorageClasses(
             self.cluster, may_look=settings.is_cluster_wide, keep_s=settings.resync_interval_s / 2
         )
+        self._lists = Lists(self.cluster, settings, self.cache)
         self._actor = Actor(self.cluster, self.cache, settings.identity, self.prober)
         self._policy = Policy(
             default_image=settings.default_worker_image,
@@ -137,15 +137,10 @@ class Loop:
 
     async def list_everything(self) -> None:
         """List every watched kind, forget what is gone, and have every key looked at."""
-        async with self._listing:  # The resync and watches that begin anew may want it at the same time.
-            self.cache.begin_list()
-            try:
-                for kind in kinds.WATCHED:
-                    await self._list(kind, self.settings.namespaces)
-                await self._list_applications()
-                await self._list_monitors()
-            finally:
-                self.cache.end_list()
+        await self._lists.everything()
+        if self._lists.monitor_labels != self._policy.monitor_labels:
+            logger.info("service monitors", wanted=self._lists.monitor_labels is not None)
+            self._policy = replace(self._policy, monitor_labels=self._lists.monitor_labels)
         self._actor.forget(self.cache.child_uids())
         keys = self.cache.all_keys()
         for key in keys:
@@ -179,7 +174,7 @@ class Loop:
                 continue
             before = self.cache.applications()
             try:
-                await self._list_applications()
+                await self._lists.applications()
             except errors.ApiError as error:
                 logger.warning("applications not listed, the next time will do", error=str(error))
                 continue
@@ -192,44 +187,6 @@ class Loop:
     def _any_by_argocd(self) -> bool:
         workers = self.cache.all_owned(kinds.ECO_WORKER)
         return any((owned.body.get("spec") or {}).get("delivery") == Delivery.ARGOCD.value for owned in workers)
-
-    async def _list_applications(self) -> None:
-        """Of an Argo CD that is not installed there are none."""
-        if not self.settings.argocd_namespace:
-            return
-        try:
-            await self._list(kinds.APPLICATION, (self.settings.argocd_namespace,))
-        except errors.NotFoundError:
-            self.cache.forget_unnamed(kinds.APPLICATION, set(), sys.maxsize)
-
-    async def _list_monitors(self) -> None:
-        """Where their kind is missing none are wanted, until a later list finds it."""
-        if not self.settings.service_monitors:
-            return
-        labels: Mapping[str, str] | None = self.settings.service_monitor_labels
-        try:
-            await self._list(kinds.SERVICE_MONITOR, self.settings.namespaces)
-        except errors.NotFoundError:
-            self.cache.forget_unnamed(kinds.SERVICE_MONITOR, set(), sys.maxsize)
-            labels = None
-        if labels != self._policy.monitor_labels:
-            logger.info("service monitors", wanted=labels is not None)
-            self._policy = replace(self._policy, monitor_labels=labels)
-
-    async def _list(self, kind: Kind, namespaces: Sequence[str]) -> None:
-        selector = "" if kind in kinds.OWNED else OURS
-        for attempt in range(1, LIST_ATTEMPTS_MAX + 1):
-            named, versions = set(), []
-            try:
-                async for chunk, version in self.cluster.list(kind, namespaces, label_selector=selector):
-                    named |= self.cache.take_list(kind, chunk)
-                    versions.append(version)
-            except errors.ExpiredError:
-                if attempt == LIST_ATTEMPTS_MAX:
-                    raise
-                continue
-            self.cache.forget_unnamed(kind, named, min(versions, default=0))
-            return
 
     async def _resync(self) -> None:
         # By then every worker has been asked often enough to tell silence from a young operator.
