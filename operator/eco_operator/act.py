@@ -136,6 +136,9 @@ class Actor:
                 await self._mark(step)
                 return True
             case Release():
+                # Of what could not be applied, the other's claim is all that holds it up.
+                if f"{step.child.kind}/{step.child.name}" in tally.missing:
+                    return False
                 await self._release(key, step)
                 return True
             case Command():
@@ -158,23 +161,19 @@ class Actor:
         desired = dict(step.desired)
         if kind == kinds.SECRET:
             desired["data"] = {contract.TOKEN_KEY: await self._token(existing)}
-        if existing is not None:
-            child = await self._change(kind, desired, existing)
-        else:
+        if existing is None:
             try:
-                answer = await self.cluster.make(desired)
+                self._written(kind, await self.cluster.make(desired))
             except errors.ConflictError:
                 await self._meet(kind, step.desired, tally)
                 return False
-            child = self._written(kind, answer)
-            if kind not in kinds.NEVER_CHANGED and drift(step.desired, child):
-                # A create does not own a field that it sets to nothing, as the empty value of a variable.
-                child = await self._change(kind, desired, child)
+        else:
+            child = await self._change(kind, desired, existing)
+            if still := drift(step.desired, child):
+                logger.warning("the server keeps it other than applied", key=_text(key), object=name, difference=still)
+                self._accepted[child.uid] = (wanted_hash, child.owned_fields)
         logger.debug("applied", key=_text(key), object=name, why=step.why)
         tally.applied.append(name)
-        if kind not in kinds.NEVER_CHANGED and (still := drift(step.desired, child)):
-            logger.warning("the server keeps it other than applied", key=_text(key), object=name, difference=still)
-            self._accepted[child.uid] = (wanted_hash, child.owned_fields)
         if existing is None and step.announce is not None:
             tally.made.append(step.announce)
         else:

@@ -61,7 +61,5 @@ OWNED: Final = (ECO_WORKER, WAL_SYNC)
 CHILDREN: Final = (REVISION, DEPLOYMENT, CLAIM, SERVICE, BUDGET, SECRET, CONFIG_MAP, JOB, POD)
 """What the operator builds, or what comes of it; watched by the label `managed-by` only."""
 WATCHED: Final = OWNED + CHILDREN
-NEVER_CHANGED: Final = (REVISION, JOB)
-"""What is made and deleted, and stays between as it was made."""
 
 BY_NAME: Final = {kind.kind: kind for kind in (*WATCHED, APPLICATION, SERVICE_MONITOR, EVENT, LEASE)}

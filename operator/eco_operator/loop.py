@@ -27,7 +27,7 @@ from eco_operator.queue import KeyQueue
 from eco_operator.reconcile import ecoworker, ecoworker_status, growth, kept_claims, walsync
 from eco_operator.reconcile.findings import Urgency
 from eco_operator.reconcile.observation import Observation, Policy, Shard, observe
-from eco_operator.reconcile.plan import Outcome
+from eco_operator.reconcile.plan import Apply, Outcome, Plan
 from eco_operator.resources.application import Source
 from eco_operator.settings import Settings
 from eco_operator.shards import Probe, ShardKey, Target
@@ -276,7 +276,7 @@ class Loop:
             look_again_s = plan.look_again_s
             if not plan.steps:
                 return seen, acted, look_again_s
-            may_wait = _is_new(seen) and self.queue.has_ready()
+            may_wait = _is_new(seen) and _only_makes(plan) and self.queue.has_ready()
             is_current = partial(self._is_current, key, seen)
             acted = await self._actor.act(key, plan, is_current=is_current, tells=not may_wait)
             if may_wait and acted.changed and not acted.is_troubled:
@@ -416,6 +416,11 @@ def _argocd(settings: Settings) -> Source | None:
 def _is_new(seen: Observation) -> bool:
     """Whether nothing has been said of it yet."""
     return seen.owned is not None and not seen.owned.body.get("status")
+
+
+def _only_makes(plan: Plan) -> bool:
+    """Whether nothing that is there would be changed: a new EcoWorker whose objects somebody fights over is told so."""
+    return all(isinstance(step, Apply) and step.existing is None for step in plan.steps)
 
 
 def _is_silent(shard: Shard) -> bool:

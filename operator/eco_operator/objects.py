@@ -158,12 +158,17 @@ class Child:
     claim: ClaimState | None = None
     job: JobState | None = None
     application: ApplicationState | None = None
-    is_as_created: bool = False
-    """Whether fields are still ours by a create, which no apply can take away."""
+    ours_by: tuple[str, ...] = ()
+    """Kinds of write by which fields are ours; of those by a create no apply can take one away."""
     is_argocds: bool = False
     """Whether Argo CD has applied it, be it beside us."""
     data: Mapping[str, str] = field(default_factory=dict)
     """Of a ConfigMap: all of it. Of a ControllerRevision: its number and, as JSON, its data. Of a Secret: nothing."""
+
+    @property
+    def is_as_created(self) -> bool:
+        """Whether fields are still ours by the create."""
+        return CREATED in self.ours_by
 
     @property
     def owner(self) -> str:
@@ -240,7 +245,7 @@ def project(kind: Kind, body: Mapping[str, Any]) -> Child:
         labels={sys.intern(name): sys.intern(value) for name, value in (metadata.get("labels") or {}).items()},
         desired_hash=annotations.get(contract.ANNOTATION_HASH, ""),
         owned_fields=_owned_fields(metadata),
-        is_as_created=any(is_ours(entry, CREATED) for entry in metadata.get("managedFields") or ()),
+        ours_by=_ours_by(metadata),
         owner_uids=tuple(owner["uid"] for owner in metadata.get("ownerReferences") or ()),
         is_deleting="deletionTimestamp" in metadata,
         pod=_pod(body) if kind == kinds.POD else None,
@@ -280,6 +285,11 @@ def _owned_fields(metadata: Mapping[str, Any]) -> str:
 def _escaped(value: str) -> str:
     """A text as it stands in a JSON value that stands in a JSON text."""
     return msgspec.json.encode(msgspec.json.encode(value).decode()).decode()[1:-1]
+
+
+def _ours_by(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    entries = metadata.get("managedFields") or ()
+    return tuple(it for it in (APPLIED, CREATED) if any(is_ours(entry, it) for entry in entries))
 
 
 def _application(body: Mapping[str, Any]) -> ApplicationState:

@@ -73,7 +73,7 @@ async def identity(world: World) -> dict[str, Any]:
 
 
 async def managers(world: World) -> set[str]:
-    """Who has applied the Deployments, claims and what the shards share."""
+    """Whose the Deployments, claims and what the shards share are: by an apply, and of us also by a create."""
     found = set()
     for kind in (kinds.DEPLOYMENT, kinds.CLAIM, kinds.SERVICE, kinds.BUDGET, kinds.CONFIG_MAP):
         async for chunk, _ in world.cluster.list(
@@ -83,7 +83,7 @@ async def managers(world: World) -> set[str]:
                 entry["manager"]
                 for item in chunk
                 for entry in item["metadata"].get("managedFields", ())
-                if entry["operation"] == "Apply"
+                if entry["operation"] == "Apply" or entry["manager"] == contract.FIELD_MANAGER
             }
     return found
 

@@ -11,7 +11,15 @@ import aioboto3
 import pytest
 
 from eco_workers.errors import ObjectMismatchError, ObjectStoreError
-from eco_workers.storage.objects import PART_BYTES, ObjectMissingError, ObjectStore, ObjectTooLargeError
+from eco_workers.storage import objects as objects_module
+from eco_workers.storage.objects import (
+    PART_BYTES,
+    REQUEST_S_MAX,
+    ObjectMissingError,
+    ObjectStore,
+    ObjectTooLargeError,
+)
+from eco_workers.tasks.registry import collect
 from tests.support.lab import S3Target
 
 pytestmark = pytest.mark.s3
@@ -111,6 +119,36 @@ async def test_an_endpoint_that_is_away_is_worth_another_attempt(s3: S3Target) -
             assert "hunter2" not in str(caught.value)
     finally:
         await away.close()
+
+
+async def test_a_store_whose_name_nobody_looks_up_is_worth_another_attempt_before_the_task_s_time_is_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No time-out of a connection covers that: it took minutes behind a cable that was pulled."""
+
+    async def silence(*_: object, **__: object) -> None:
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", silence)
+    monkeypatch.setattr(objects_module, "REQUEST_S_MAX", 0.3)
+    store = await ObjectStore.open(
+        bucket="b", endpoint_url="http://store.example:9000", region="us-east-1", access_key="a", secret_key="b"
+    )
+    try:
+        async with asyncio.timeout(5):
+            with pytest.raises(ObjectStoreError, match="no answer within"):
+                await store.fetch("k", bytes_max=1)
+            with pytest.raises(ObjectStoreError, match="no answer within"):
+                await store.store_once("k", b"1", content_type="text/plain")
+            with pytest.raises(ObjectStoreError, match="no answer within"):
+                await store.ping()
+    finally:
+        await store.close()
+
+
+def test_a_picture_s_time_limit_is_longer_than_its_requests_to_the_store_may_take() -> None:
+    requests = 1 + 2 * 2  # The picture; for each of its sizes a put, and a look at what is there already.
+    assert collect(["eco_workers.tasks.images"])["image.store"].time_limit_s > (requests - 1) * REQUEST_S_MAX
 
 
 async def test_a_bucket_that_does_not_exist_is_said_so(s3: S3Target) -> None:

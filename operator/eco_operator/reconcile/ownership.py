@@ -32,12 +32,18 @@ def drift(desired: Mapping[str, Any], child: Child) -> str:
         return "the wanted state changed"
     if not child.owned_fields:
         return "none of its fields is ours any more"
+    if len(child.ours_by) > 1:
+        # Made by this release and applied by an earlier one: what that took back would stay, for it is still ours.
+        return "its fields are ours twice"
     seen = (child.desired_hash, child.owner, child.owned_fields)
     if (lost := _known.get(seen)) is None:
         lost = next(lost_fields(_without_owner(desired, child), _fields(child.owned_fields)), "")
         _known[seen] = lost
         if len(_known) > KNOWN_MAX:
             del _known[next(iter(_known))]
+    if lost and child.is_as_created:
+        # Or a create set it to nothing, as the empty value of a variable: that it does not own.
+        return f"{lost} is not ours"
     return f"somebody else changed {lost}" if lost else ""
 
 

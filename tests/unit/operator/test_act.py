@@ -2,6 +2,7 @@
 
 import base64
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -258,7 +259,11 @@ async def test_a_create_that_does_not_own_all_that_is_wanted_is_followed_by_an_a
     server: Server, world: InMemory
 ) -> None:
     server.create_owns_labels = False
-    await actor(server, world.cache).act(KEY, world.plan(), is_current=lambda: True)
+    mine = actor(server, world.cache)
+    await mine.act(KEY, world.plan(), is_current=lambda: True)
+    again = [it for it in world.plan().steps if isinstance(it, Apply)]
+    assert {it.why for it in again} == {"metadata.labels is not ours"}
+    await mine.act(KEY, world.plan(), is_current=lambda: True)
     assert [it["operation"] for it in server._entries(("Deployment", "storage-0"))] == ["Apply"]
     # There is no right to change these, nor a need.
     revision = next(name for kind, name in server.objects if kind == "ControllerRevision")
@@ -274,6 +279,17 @@ async def test_what_is_given_up_is_owned_by_an_apply_before(server: Server, worl
     step = Release(child, contract.FIELD_MANAGER, "somebody else applies it")
     await mine.act(KEY, Plan((step,)), is_current=lambda: True)
     assert server.released == [("storage", ["Apply"])]
+
+
+async def test_nothing_is_taken_from_another_whose_object_could_not_be_applied(server: Server, world: InMemory) -> None:
+    mine, plan = actor(server, world.cache), world.plan()
+    apply = next(it for it in plan.steps if isinstance(it, Apply) and it.desired["kind"] == "Service")
+    await mine.act(KEY, plan, is_current=lambda: True)
+    child = world.cache.children(KEY.namespace, KEY.name, kinds.SERVICE)[0]
+    server.failures[("Service", "storage")] = errors.TransientError("apply", "x/storage", status=500)
+    release = Release(child, contract.ARGOCD_FIELD_MANAGER, "we apply it")
+    await mine.act(KEY, Plan((replace(apply, existing=child), release)), is_current=lambda: True)
+    assert server.released == []
 
 
 async def test_a_token_is_made_once_and_is_long(server: Server, world: InMemory) -> None:
@@ -293,7 +309,6 @@ async def test_an_object_that_the_server_keeps_other_than_applied_is_not_applied
     await mine.act(KEY, world.plan(), is_current=lambda: True)
     again = world.plan()
     assert [it for it in again.steps if isinstance(it, Apply)], "the difference is seen"
-    server.applied.clear()
     await mine.act(KEY, again, is_current=lambda: True)
     # Once more with force, for an object that is there; then it is accepted as it is.
     acted = await mine.act(KEY, world.plan(), is_current=lambda: True)

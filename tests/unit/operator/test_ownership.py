@@ -170,7 +170,19 @@ def test_where_nothing_is_ours_by_a_create_nothing_is_to_be_done() -> None:
 def test_an_object_is_as_created_until_nothing_of_it_is_ours_by_the_create(
     operations: list[str], owned: str, is_as_created: bool
 ) -> None:
-    entries = [{"manager": contract.FIELD_MANAGER, "operation": it, "fieldsV1": {f"f:{it}": {}}} for it in operations]
+    entries = [entry(it, fieldsV1={f"f:{it}": {}}) for it in operations]
     metadata = {"name": "a", "namespace": "b", "uid": "c", "managedFields": entries}
     child = project(kinds.BUDGET, {"metadata": metadata})
     assert (json.loads(child.owned_fields), child.is_as_created) == ({f"f:{owned}": {}}, is_as_created)
+
+
+def test_an_object_that_an_earlier_release_applied_to_is_applied_again() -> None:
+    """All that is wanted is ours by its apply, and what it took back still is by our create."""
+    world = InMemory()
+    world.apply_worker()
+    world.act()
+    body = copy.deepcopy(world.bodies[kinds.BUDGET.kind, KEY.name])
+    desired = {name: value for name, value in body.items() if name != "managedFields"}
+    assert drift(desired, project(kinds.BUDGET, body)) == ""
+    body["metadata"]["managedFields"].append(entry("Update", fieldsV1={"f:spec": {"f:older": {}}}))
+    assert drift(desired, project(kinds.BUDGET, body)) == "its fields are ours twice"

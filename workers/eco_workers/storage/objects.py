@@ -11,10 +11,11 @@ its end is called off, since its parts would cost money and be seen by nobody.
 import asyncio
 import base64
 import hashlib
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Self, TypedDict
+from typing import TYPE_CHECKING, Final, Self, TypedDict, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
     from types_aiobotocore_s3.type_defs import CompletedPartTypeDef
 
-PATIENCE: Final = Patience(connect_timeout_s=5, read_timeout_s=30, tries_max=4, connections_max=32)
+PATIENCE: Final = Patience(connect_timeout_s=5, read_timeout_s=10, tries_max=4, connections_max=32)
+REQUEST_S_MAX: Final = 25.0
+"""Of a request with all its tries. The time-outs above leave out the look-up of the store's name, which takes minutes
+where the network is gone; a task that waited through it would end by its time limit, for good, and not be tried again.
+"""
 READ_BYTES: Final = 64 * 1024
 PART_BYTES: Final = 8 * 1024 * 1024
 """Of an upload in parts; a smaller object is one PUT. S3 wants at least 5 MiB and at most 10,000 parts."""
@@ -35,6 +40,7 @@ PARTS_AT_ONCE: Final = 4
 ABORT_TIMEOUT_S: Final = 10.0
 CHECKSUM_KEY: Final = "sha256"
 FOR_EVER: Final = "public, max-age=31536000, immutable"
+_AnswerT = TypeVar("_AnswerT")
 _AWAY: Final = (BotoCoreError, HTTPClientError, OSError, TimeoutError)
 log = logs.get(__name__)
 
@@ -84,14 +90,14 @@ class ObjectStore:
     async def ping(self) -> None:
         """Ask whether the bucket is there; raises ObjectStoreError."""
         try:
-            await self._client.head_bucket(Bucket=self._bucket)
+            await _answer(self._client.head_bucket(Bucket=self._bucket))
         except (ClientError, *_AWAY) as error:
             raise ObjectStoreError(f"bucket {self._bucket!r}: {error}") from error
 
     async def fetch(self, key: str, *, bytes_max: int) -> bytes:
         """The object's bytes. Raises ObjectMissingError, ObjectTooLargeError, or ObjectStoreError to try again."""
         try:
-            answer = await self._client.get_object(Bucket=self._bucket, Key=key)
+            answer = await _answer(self._client.get_object(Bucket=self._bucket, Key=key))
             size = int(answer.get("ContentLength") or 0)
             body = answer["Body"]
             parts: list[bytes] = []
@@ -134,7 +140,7 @@ class ObjectStore:
         return replace(stored, created=False)
 
     async def _put(self, stored: Stored, body: bytes, content_type: str) -> bool:
-        await self._client.put_object(
+        request = self._client.put_object(
             Bucket=self._bucket,
             Key=stored.key,
             Body=body,
@@ -144,6 +150,7 @@ class ObjectStore:
             CacheControl=FOR_EVER,
             IfNoneMatch="*",
         )
+        await _answer(request)
         return True
 
     async def _put_in_parts(self, stored: Stored, body: bytes, content_type: str) -> bool:
@@ -151,22 +158,24 @@ class ObjectStore:
         where: _Place = {"Bucket": self._bucket, "Key": stored.key}
         if await self._exists(stored.key):
             return False
-        upload = await self._client.create_multipart_upload(
+        request = self._client.create_multipart_upload(
             **where,
             ContentType=content_type,
             ChecksumAlgorithm="SHA256",
             Metadata={CHECKSUM_KEY: stored.sha256},
             CacheControl=FOR_EVER,
         )
+        upload = await _answer(request)
         upload_id = upload["UploadId"]
         places = asyncio.Semaphore(PARTS_AT_ONCE)
 
         async def put(number: int, part: bytes) -> "CompletedPartTypeDef":
             async with places:
                 checksum = base64.b64encode(await _digest(part)).decode()
-                answer = await self._client.upload_part(
+                request = self._client.upload_part(
                     **where, UploadId=upload_id, PartNumber=number, Body=part, ChecksumSHA256=checksum
                 )
+                answer = await _answer(request)
             return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
 
         parts = [
@@ -175,9 +184,10 @@ class ObjectStore:
         ]
         try:
             done = await asyncio.gather(*parts)
-            await self._client.complete_multipart_upload(
+            end = self._client.complete_multipart_upload(
                 **where, UploadId=upload_id, MultipartUpload={"Parts": done}, IfNoneMatch="*"
             )
+            await _answer(end)
         except BaseException:
             for part in parts:
                 part.cancel()
@@ -196,7 +206,7 @@ class ObjectStore:
 
     async def _exists(self, key: str) -> bool:
         try:
-            await self._client.head_object(Bucket=self._bucket, Key=key)
+            await _answer(self._client.head_object(Bucket=self._bucket, Key=key))
         except ClientError as error:
             if _status(error) == HTTPStatus.NOT_FOUND:
                 return False
@@ -207,7 +217,7 @@ class ObjectStore:
         """Raise ObjectMismatchError unless the object that exists holds the same bytes."""
         key = stored.key
         try:
-            head = await self._client.head_object(Bucket=self._bucket, Key=key)
+            head = await _answer(self._client.head_object(Bucket=self._bucket, Key=key))
         except (ClientError, *_AWAY) as error:
             raise ObjectStoreError(f"head {key!r} in {self._bucket!r}: {error}") from error
         found = head.get("Metadata", {}).get(CHECKSUM_KEY)
@@ -221,6 +231,15 @@ class ObjectStore:
 class _Place(TypedDict):
     Bucket: str
     Key: str
+
+
+async def _answer(request: Awaitable[_AnswerT]) -> _AnswerT:
+    """What a request is answered with; raises TimeoutError when that takes too long."""
+    try:
+        async with asyncio.timeout(REQUEST_S_MAX):
+            return await request
+    except TimeoutError as error:
+        raise TimeoutError(str(error) or f"no answer within {REQUEST_S_MAX:g} s") from error
 
 
 async def _digest(body: bytes) -> bytes:
