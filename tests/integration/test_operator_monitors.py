@@ -81,6 +81,23 @@ async def test_they_come_with_their_kind_and_cost_nothing_before(world: World) -
     await until("it is made again", is_there, within_s=30)
 
 
+async def test_a_label_that_somebody_changed_is_set_back(world: World) -> None:
+    """The Prometheus that selects by it would lose the workers. Of monitors lists alone tell: the next resync sees it."""
+    kubectl(world.server, "apply", "--server-side", "-f", "-", given=DEFINITION)
+    world.kubectl("apply", "-f", "-", given=example())
+    await world.until_ready()
+
+    async def is_selected() -> bool:
+        if not await world.exists(kinds.SERVICE_MONITOR, "storage"):
+            return False
+        found = await world.cluster.get(kinds.SERVICE_MONITOR, world.namespace, "storage")
+        return bool(found["metadata"]["labels"].get("release") == "prometheus")
+
+    await until("the ServiceMonitor is there", is_selected, within_s=30)
+    world.kubectl("label", "servicemonitor", "storage", "release=another", "--overwrite")
+    await until("its label is ours again", is_selected, within_s=30)
+
+
 async def test_a_monitor_of_that_name_which_is_not_ours_is_left_alone(world: World) -> None:
     kubectl(world.server, "apply", "--server-side", "-f", "-", given=DEFINITION)
     kubectl(world.server, "wait", "--for=condition=Established", f"crd/{DEFINITION['metadata']['name']}")
