@@ -82,7 +82,7 @@ async def test_they_come_with_their_kind_and_cost_nothing_before(world: World) -
 
 
 async def test_a_label_that_somebody_changed_is_set_back(world: World) -> None:
-    """The Prometheus that selects by it would lose the workers. Of monitors lists alone tell: the next resync sees it."""
+    """A Prometheus that selects by it would lose the workers. Only lists tell of monitors: a resync has to see it."""
     kubectl(world.server, "apply", "--server-side", "-f", "-", given=DEFINITION)
     world.kubectl("apply", "-f", "-", given=example())
     await world.until_ready()
