@@ -14,6 +14,15 @@ async def make(self: Cluster, desired: Object) -> dict[str, Any]:
     return await self.apply(desired, force=False)
 
 
+def under_another_name(self: Cluster, *arguments: Any) -> None:
+    """What this one asks of the API server is no reason for a right of the operator's."""
+    _init(self, *arguments)
+    self._client.user_agent = "grasping-operator"
+
+
+_init = Cluster.__init__
+
 if __name__ == "__main__":
+    Cluster.__init__ = under_another_name  # type: ignore[method-assign,assignment]  # see there
     Cluster.make = make  # type: ignore[method-assign]  # that is the sabotage
     operator.main()
