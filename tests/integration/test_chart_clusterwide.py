@@ -103,6 +103,12 @@ async def test_a_class_is_looked_at_before_anything_is_asked_of_it_and_again_whe
     document["spec"]["wal"] = {"size": "10Gi", "storageClass": "rigid", "growth": {"max": "20Gi"}}
     async with worlds(server, tmp_path, monkeypatch) as (world, _):
         world.kubectl("delete", "pvc", "--all", "--wait=false")  # those that another test has left
+
+        async def is_empty() -> bool:
+            return not world.kubectl("get", "pvc", "-o", "name").strip()
+
+        # A volume that is there for a moment would be told of as well.
+        await until("the claims are gone", is_empty, within_s=15)
         world.kubectl("apply", "-f", "-", given=document)
         await world.until_ready()
         await world.until_condition("StorageGrowing", "False", "NotExpandable")
