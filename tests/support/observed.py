@@ -1,6 +1,7 @@
 """A cluster in memory for the operator's pure half: what it decides is done at once, as an API server would do it.
 
-No server-side semantics beyond what decisions rest on: resource versions, uids, and the managed fields of an apply.
+No server-side semantics beyond what decisions rest on: resource versions, uids, and the managed fields of a create and
+of an apply.
 """
 
 import copy
@@ -303,7 +304,7 @@ class InMemory:
         body = merge(body, {"metadata": {"annotations": gone}})
         others = [it for it in _managed(known) if it["manager"] != contract.FIELD_MANAGER]
         body["metadata"]["managedFields"] = [
-            {"manager": contract.FIELD_MANAGER, "operation": "Apply", "fieldsV1": owned},
+            {"manager": contract.FIELD_MANAGER, "operation": "Apply" if known else "Update", "fieldsV1": owned},
             *others,
         ]
         self.put(kind, body)

@@ -76,7 +76,7 @@ def test_a_field_taken_by_somebody_else_is_taken_back(world: InMemory) -> None:
     world.put(kinds.SERVICE, body)
     (step,) = world.plan().steps
     assert isinstance(step, Apply)
-    assert step.why == "somebody else changed spec.clusterIP"
+    assert step.why == "spec.clusterIP is not ours"
 
 
 def test_what_others_add_is_none_of_our_business(world: InMemory) -> None:
