@@ -1,12 +1,14 @@
 """A sample of the faults that `python -m tests.prove.operator` tries in full, and proof that a fault would be seen."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from eco_operator import cluster as operator_cluster
-from eco_operator import kinds
+from eco_operator import errors, kinds
+from eco_operator.objects import project
 from tests.support.apiserver import ApiServer
 from tests.support.fault_runs import api_faults, crash_points, rig
 from tests.support.fault_scenarios import SCENARIOS
@@ -40,6 +42,28 @@ async def test_any_text_arrives_as_it_was_applied(server: ApiServer, text: str) 
         await cluster.apply(desired, force=True)
         found = await cluster.get(kinds.CONFIG_MAP, "default", "texts")
     assert found["data"]["text"] == text
+
+
+async def test_the_server_says_that_a_test_of_a_patch_failed_in_the_words_that_are_looked_for(
+    server: ApiServer,
+) -> None:
+    """It has no reason of its own for that: a policy's refusal has the same status."""
+    with environment_with("KUBECONFIG", str(server.kubeconfig)):
+        connected = await operator_cluster.connect()
+    metadata = {"name": "tested", "namespace": "default"}
+    path = kinds.CONFIG_MAP.path("default", "tested")
+    async with connected as cluster:
+        await cluster.make({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"a": "b"}})
+        patch = [{"op": "test", "path": "/metadata/uid", "value": "another"}]
+        with pytest.raises(errors.RejectedError, match=operator_cluster.TEST_FAILED):
+            await cluster._request("patch", kinds.CONFIG_MAP, path, body=patch)
+        found = await cluster.get(kinds.CONFIG_MAP, "default", "tested")
+        child = project(kinds.CONFIG_MAP, found)
+        with pytest.raises(errors.ConflictError, match="changed what is ours"):
+            await cluster.own(kinds.CONFIG_MAP, replace(child, uid="another"))
+        await cluster.own(kinds.CONFIG_MAP, child)
+        await cluster.own(kinds.CONFIG_MAP, child)  # Once more is no harm.
+        assert not project(kinds.CONFIG_MAP, await cluster.get(kinds.CONFIG_MAP, "default", "tested")).is_as_created
 
 
 async def test_a_crash_or_a_bad_answer_changes_nothing_of_the_end(server: ApiServer, tmp_path: Path) -> None:
