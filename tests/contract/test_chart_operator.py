@@ -90,7 +90,9 @@ def test_rights_are_those_of_the_kinds_that_the_operator_watches_and_writes(rend
     expected = {(kind.group, kind.plural, verb) for kind in kinds.WATCHED for verb in ("list", "watch")}
     expected |= {(kind.group, f"{kind.plural}/status", "patch") for kind in kinds.OWNED}
     built = [kind for kind in kinds.CHILDREN if kind is not kinds.POD]
-    expected |= {(kind.group, kind.plural, verb) for kind in built for verb in ("get", "create", "patch")}
+    expected |= {(kind.group, kind.plural, verb) for kind in built for verb in ("get", "create")}
+    never_changed = (kinds.REVISION, kinds.JOB)
+    expected |= {(kind.group, kind.plural, "patch") for kind in built if kind not in never_changed}
     removed = (kinds.DEPLOYMENT, kinds.CONFIG_MAP, kinds.REVISION, kinds.JOB, kinds.CLAIM)
     expected |= {(kind.group, kind.plural, "delete") for kind in removed}
     expected |= {(kinds.EVENT.group, kinds.EVENT.plural, "create")}
