@@ -11,13 +11,7 @@ from eco_crds import contract
 from eco_crds.jobs import DRY_RUN, TERMINATION_LOG_BYTES_MAX
 from eco_operator import kinds
 from eco_operator.kinds import Kind
-from eco_operator.managed_fields import APPLIED, CREATED, is_ours
-
-OWNER: Final = "owner"
-"""Stands for the uid of an object's owner in the set of its fields."""
-
-
-_ORDERED: Final = msgspec.json.Encoder(order="sorted")
+from eco_operator.managed_fields import CREATED, ours_by, owned_fields
 
 SHARED_CHARACTERS_MAX: Final = 64
 """Longer texts are each an object's own."""
@@ -244,8 +238,8 @@ def project(kind: Kind, body: Mapping[str, Any]) -> Child:
         version=version_of(body),
         labels={sys.intern(name): sys.intern(value) for name, value in (metadata.get("labels") or {}).items()},
         desired_hash=annotations.get(contract.ANNOTATION_HASH, ""),
-        owned_fields=_owned_fields(metadata),
-        ours_by=_ours_by(metadata),
+        owned_fields=owned_fields(metadata),
+        ours_by=ours_by(metadata),
         owner_uids=tuple(owner["uid"] for owner in metadata.get("ownerReferences") or ()),
         is_deleting="deletionTimestamp" in metadata,
         pod=_pod(body) if kind == kinds.POD else None,
@@ -268,28 +262,6 @@ def _data(kind: Kind, body: Mapping[str, Any]) -> dict[str, str]:
         # As text, a tenth of the size of the objects it stands for.
         return {"data": msgspec.json.encode(body.get("data")).decode(), "revision": str(body.get("revision", 0))}
     return {}
-
-
-def _owned_fields(metadata: Mapping[str, Any]) -> str:
-    entries = metadata.get("managedFields") or ()
-    for operation in (APPLIED, CREATED):
-        for entry in entries:
-            if is_ours(entry, operation):
-                text = _ORDERED.encode(entry.get("fieldsV1") or {}).decode()
-                for owner in (metadata.get("ownerReferences") or ())[:1]:
-                    text = text.replace(_escaped(owner["uid"]), _escaped(OWNER))
-                return sys.intern(text)
-    return ""
-
-
-def _escaped(value: str) -> str:
-    """A text as it stands in a JSON value that stands in a JSON text."""
-    return msgspec.json.encode(msgspec.json.encode(value).decode()).decode()[1:-1]
-
-
-def _ours_by(metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    entries = metadata.get("managedFields") or ()
-    return tuple(it for it in (APPLIED, CREATED) if any(is_ours(entry, it) for entry in entries))
 
 
 def _application(body: Mapping[str, Any]) -> ApplicationState:

@@ -14,7 +14,7 @@ import msgspec
 
 from eco_crds import contract
 from eco_operator.cache import Child
-from eco_operator.objects import OWNER
+from eco_operator.managed_fields import OWNER
 
 KNOWN_MAX: Final = 20_000
 SETS_MAX: Final = 512
