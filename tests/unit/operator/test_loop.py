@@ -8,7 +8,7 @@ import pytest
 
 from eco_crds import contract
 from eco_operator import kinds
-from eco_operator.cache import Key
+from eco_operator.cache import Child, Key
 from eco_operator.loop import Loop
 from eco_operator.probes import _Memory
 from eco_operator.settings import Settings
@@ -132,9 +132,12 @@ class Maker(Server):
     async def make(self, desired: dict[str, Any]) -> dict[str, Any]:
         labels = desired["metadata"]["labels"]
         self.asked.append(("make", labels[contract.LABEL_WORKER]))
+        return await self.answer(desired, "Update")
+
+    async def answer(self, desired: dict[str, Any], operation: str) -> dict[str, Any]:
         self.version += 1
         owned = fields_of({name: value for name, value in desired.items() if name not in {"apiVersion", "kind"}})
-        entry = {"manager": contract.FIELD_MANAGER, "operation": "Update", "fieldsV1": owned}
+        entry = {"manager": contract.FIELD_MANAGER, "operation": operation, "fieldsV1": owned}
         metadata = {"uid": f"uid-{self.version}", "resourceVersion": str(self.version), "managedFields": [entry]}
         made: dict[str, Any] = merge(desired, {"metadata": metadata})
         return made
@@ -142,22 +145,33 @@ class Maker(Server):
     async def create_event(self, body: dict[str, Any]) -> None:
         self.asked.append(("event", body["involvedObject"]["name"]))
 
+    async def own(self, kind: kinds.Kind, target: Child) -> None:
+        assert target.is_as_created, kind
+
     async def apply(self, desired: dict[str, Any], *, force: bool, subresource: str | None = None) -> dict[str, Any]:
+        if subresource is None:
+            self.asked.append(("change", desired["metadata"]["labels"][contract.LABEL_WORKER]))
+            return await self.answer(desired, "Apply")
         self.asked.append(("status", desired["metadata"]["name"]))
         return await super().apply(desired, force=force, subresource=subresource)
 
 
-async def test_every_new_ecoworker_gets_its_objects_before_anything_is_said_of_one() -> None:
-    server = Maker()
+def loop_with(server: Maker, *names: str) -> Loop:
+    """A loop that has just heard of these EcoWorkers."""
     settings = Settings(default_worker_image="registry.example/worker:1")
     loop = Loop(server, settings)  # type: ignore[arg-type]  # as much of a cluster as it takes
     loop._started_at = 0.0
-    names = ["one", "two", "three"]
     for number, name in enumerate(names):
         metadata = {"name": name, "namespace": NAMESPACE, "uid": name, "resourceVersion": str(number), "generation": 1}
         body = merge(valid("ecoworkers"), {"metadata": metadata})
         server.bodies[kinds.ECO_WORKER.kind, name] = body
         loop.see(kinds.ECO_WORKER, "ADDED", body)
+    return loop
+
+
+async def test_every_new_ecoworker_gets_its_objects_before_anything_is_said_of_one() -> None:
+    server, names = Maker(), ["one", "two", "three"]
+    loop = loop_with(server, *names)
     working = asyncio.create_task(loop._work())
     await asyncio.sleep(5)  # virtual
     working.cancel()
@@ -166,3 +180,29 @@ async def test_every_new_ecoworker_gets_its_objects_before_anything_is_said_of_o
     makes = [name for what, name in server.asked if what == "make"]
     assert list(dict.fromkeys(makes)) == names
     assert server.asked[: len(makes)] == [("make", name) for name in makes]
+
+
+async def test_a_new_ecoworker_that_somebody_fights_over_is_told_of_although_others_wait() -> None:
+    server = Maker()
+    loop = loop_with(server, "one", "two")
+    one = await loop.queue.get()
+    await loop._look(one)
+    assert not server.statuses
+    service = next(it for it in loop.cache.children(NAMESPACE, "one", kinds.SERVICE))
+    taken: dict[str, Any] = {"f:metadata": {"f:annotations": {f"f:{contract.ANNOTATION_HASH}": {}}}}
+    entry = {"manager": contract.FIELD_MANAGER, "operation": "Update", "fieldsV1": taken}
+    metadata = {
+        "name": service.name,
+        "namespace": NAMESPACE,
+        "uid": service.uid,
+        "resourceVersion": "2000",
+        "labels": dict(service.labels),
+        "annotations": {contract.ANNOTATION_HASH: service.desired_hash},
+        "managedFields": [entry],
+    }
+    server.version = 2000
+    loop.see(kinds.SERVICE, "MODIFIED", {"metadata": metadata})
+    assert loop.queue.has_ready()
+    await loop._look(one)
+    assert ("change", "one") in server.asked
+    assert [it["metadata"]["name"] for it in server.statuses] == ["one"]
