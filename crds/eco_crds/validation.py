@@ -5,8 +5,9 @@ operator asks again before it acts, since an object may be older than a rule, or
 operator.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
@@ -35,17 +36,25 @@ def validate(document: Mapping[str, Any], *, old: Mapping[str, Any] | None = Non
 
     Raises KeyError for a kind that is not of this API.
     """
+    new, problems = read(document)
+    if new is not None and old is not None:
+        problems.extend(_forbidden_changes(new, type(new).model_validate({**old, "status": {}}), ""))
+    return problems
+
+
+def read(document: Mapping[str, Any]) -> tuple[ApiModel | None, list[Problem]]:
+    """An object without its status, and every problem of it. None when it does not even have the form of its kind.
+
+    Raises KeyError for a kind that is not of this API.
+    """
     model = _MODELS[document.get("kind", EcoWorker.__name__)]
     # What the operator itself reports is no input, and must never make an object invalid.
     wanted = {key: value for key, value in document.items() if key != "status"}
     try:
-        new = model.model_validate(wanted)
+        found = model.model_validate(wanted)
     except ValidationError as error:
-        return [Problem(_path(detail["loc"]), detail["msg"]) for detail in error.errors(include_url=False)]
-    problems = list(_broken_rules(new, ""))
-    if old is not None:
-        problems.extend(_forbidden_changes(new, model.model_validate({**old, "status": {}}), ""))
-    return problems
+        return None, [Problem(_path(detail["loc"]), detail["msg"]) for detail in error.errors(include_url=False)]
+    return found, list(_broken_rules(found, ""))
 
 
 def _path(location: tuple[int | str, ...]) -> str:
@@ -62,10 +71,10 @@ def _path(location: tuple[int | str, ...]) -> str:
 def _children(node: ApiModel, path: str) -> Iterator[tuple[str, ApiModel]]:
     for name, field in type(node).model_fields.items():
         value = getattr(node, name)
-        below = f"{path}.{field.alias or name}".lstrip(".")
         if isinstance(value, ApiModel):
-            yield below, value
-        elif isinstance(value, list):
+            yield f"{path}.{field.alias or name}".lstrip("."), value
+        elif isinstance(value, list) and value:
+            below = f"{path}.{field.alias or name}".lstrip(".")
             yield from ((f"{below}[{i}]", item) for i, item in enumerate(value) if isinstance(item, ApiModel))
 
 
@@ -80,20 +89,26 @@ def _broken_rules(node: ApiModel, path: str) -> Iterator[Problem]:
 
 def _duplicates(node: ApiModel, path: str) -> Iterator[Problem]:
     """Lists whose entries must differ, by the marks that the schema carries."""
-    for name, field in type(node).model_fields.items():
+    for name, alias, keys in _lists_without_duplicates(type(node)):
+        seen: list[Any] = []
+        for index, item in enumerate(getattr(node, name) or ()):
+            identity = [getattr(item, key) for key in keys] if keys else item
+            if identity in seen:
+                yield Problem(f"{path}.{alias}[{index}]".lstrip("."), "appears more than once")
+            seen.append(identity)
+
+
+@cache
+def _lists_without_duplicates(model: type[ApiModel]) -> Sequence[tuple[str, str, Sequence[str]]]:
+    """Name and alias of each such field of a model, and what its entries are known by when that is not all of them."""
+    found = []
+    for name, field in model.model_fields.items():
         marks = field.json_schema_extra
-        value = getattr(node, name)
-        if not isinstance(marks, dict) or not isinstance(value, list):
+        if not isinstance(marks, dict) or marks.get("x-kubernetes-list-type") not in {"set", "map"}:
             continue
         keys = marks.get("x-kubernetes-list-map-keys")
-        if marks.get("x-kubernetes-list-type") not in {"set", "map"}:
-            continue
-        seen: list[Any] = []
-        for index, item in enumerate(value):
-            identity = [getattr(item, str(key)) for key in keys] if isinstance(keys, list) else item
-            if identity in seen:
-                yield Problem(f"{path}.{field.alias or name}[{index}]".lstrip("."), "appears more than once")
-            seen.append(identity)
+        found.append((name, field.alias or name, [str(key) for key in keys] if isinstance(keys, list) else ()))
+    return found
 
 
 def _forbidden_changes(new: ApiModel, old: BaseModel, path: str) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ retried here: the queue does that, with its back-off, and looks at the world ane
 import asyncio
 import os
 import re
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import lru_cache
 from types import TracebackType
@@ -39,6 +40,8 @@ WATCH_SILENCE_S_MAX: Final = 70.0
 CONNECT_TIMEOUT_S: Final = 10.0
 OURS: Final = f"{contract.LABEL_MANAGED_BY}={contract.MANAGED_BY}"
 """Selects what the operator built, or what came of it."""
+TLS_RECORD_BYTES_MAX: Final = 16_384
+"""One read of a TLS connection never gives more (RFC 8446, 5.1)."""
 QUERIES_MAX: Final = 64
 """So many queries are kept as they go into an address: an apply has one of four."""
 
@@ -90,8 +93,19 @@ async def connect(observer: RequestObserver = lambda *_: None) -> "Cluster":
     # Requests are bounded by `REQUESTS_MAX`; each watch has a connection of its own beside them.
     configuration.connection_pool_maxsize = 0
     # Trusting the environment has the client look for a password in ~/.netrc, in a thread, before each request.
-    configuration.client_session_kwargs = {"trust_env": bool(getproxies_environment())}
+    configuration.client_session_kwargs = {
+        "trust_env": bool(getproxies_environment()),
+        "cookie_jar": aiohttp.DummyCookieJar(),
+    }
     return Cluster(configuration, observer)
+
+
+class _Records(ssl.SSLObject):
+    """Reads a record at a time. The event loop asks for 256 KiB at each read, for which the C library maps memory."""
+
+    def read(self, len: int = TLS_RECORD_BYTES_MAX, buffer: Any = None) -> bytes:  # noqa: A002  # the base's name
+        """Up to a record of what has arrived."""
+        return super().read(min(len, TLS_RECORD_BYTES_MAX), buffer)
 
 
 class Cluster:
@@ -100,6 +114,7 @@ class Cluster:
     def __init__(self, configuration: kubernetes_client.Configuration, observer: RequestObserver) -> None:
         self._client = kubernetes_client.ApiClient(configuration)
         self._client.user_agent = contract.FIELD_MANAGER
+        self._client.rest_client.ssl_context.sslobject_class = _Records
         self._observe = observer
         self._slots = asyncio.Semaphore(REQUESTS_MAX)
 

@@ -243,7 +243,6 @@ class Loop:
             return False, None
         seen, acted, look_again_s = await self._act_until_settled(key)
         if seen is None:
-            self.queue.add(key)
             return False, acted.retry_after_s
         await self._actor.tell(key)
         if seen.owned is not None and not seen.owned.is_deleting:
@@ -258,8 +257,8 @@ class Loop:
 
         Otherwise Ready could be said on a report whose journal has not been written down yet.
 
-        None is seen of an EcoWorker that is new and has just got its objects while others wait for a look: they may
-        wait for their first objects, which matter more to them than to this one what is said of it.
+        None is seen of an EcoWorker that is new and has just got its objects while others wait for a look or get
+        theirs: first objects matter more to them than to this one what is said of it. It is put last.
         """
         acted, look_again_s = Acted(Outcome(), 0, None), None
         for number in range(ROUNDS_MAX):
@@ -276,15 +275,22 @@ class Loop:
             look_again_s = plan.look_again_s
             if not plan.steps:
                 return seen, acted, look_again_s
-            may_wait = _is_new(seen) and _only_makes(plan) and self.queue.has_ready()
+            may_wait = _is_new(seen) and _only_makes(plan) and self.queue.has_others(key)
             is_current = partial(self._is_current, key, seen)
             acted = await self._actor.act(key, plan, is_current=is_current, tells=not may_wait)
             if may_wait and acted.changed and not acted.is_troubled:
+                self._let_others_first(key, seen)
                 return None, acted, look_again_s
             if not acted.changed or acted.is_troubled:
                 return self._observe(key), acted, look_again_s
         self.queue.add(key)
         return self._observe(key), acted, look_again_s
+
+    def _let_others_first(self, key: Key, seen: Observation) -> None:
+        if self.cache.owned(key) is seen.owned:
+            self.queue.put_last(key)
+        else:
+            self.queue.add(key)  # Edited meanwhile: its objects may be about to change.
 
     async def _look_at_sync(self, key: Key) -> None:
         seen = walsync.observe(

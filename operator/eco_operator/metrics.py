@@ -1,12 +1,15 @@
 """The operator's own metrics; counters are kept here, states are read from their owners when Prometheus asks."""
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+SERIES_MAX: Final = 256
+"""So many series are remembered by their labels."""
 REGISTRY: Final = CollectorRegistry()
 
 RECONCILES: Final = Counter(
@@ -46,8 +49,19 @@ RESYNCS: Final = Counter(
 
 def observe_request(verb: str, kind: str, code: int, seconds: float) -> None:
     """Count one request to the API server."""
-    REQUESTS.labels(verb, kind, str(code)).inc()
-    REQUEST_SECONDS.labels(verb).observe(seconds)
+    _requests(verb, kind, code).inc()
+    _request_seconds(verb).observe(seconds)
+
+
+@lru_cache(maxsize=SERIES_MAX)
+def _requests(verb: str, kind: str, code: int) -> Counter:
+    """The library finds a series by its labels anew each time, under a lock."""
+    return REQUESTS.labels(verb, kind, str(code))
+
+
+@lru_cache(maxsize=SERIES_MAX)
+def _request_seconds(verb: str) -> Histogram:
+    return REQUEST_SECONDS.labels(verb)
 
 
 class Gauge:

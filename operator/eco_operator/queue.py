@@ -2,7 +2,8 @@
 
 A key is in here at most once: however many events name it, it is looked at once, and never twice at the same time. A
 key that comes while it is being worked on comes again afterwards. A key that failed comes back after a pause that
-doubles from `backoff_s_min` to `backoff_s_max`, with jitter, until it succeeds once.
+doubles from `backoff_s_min` to `backoff_s_max`, with jitter, until it succeeds once. A key put last gives way to all
+others, those that are being worked on included, for `last_s_max` seconds.
 """
 
 import asyncio
@@ -34,9 +35,13 @@ class KeyQueue(Generic[KeyT]):
     backoff_s_min: float = 1.0
     backoff_s_max: float = 300.0
     keys_max: int = 100_000
+    last_s_max: float = 30.0
     rng: random.Random = field(default_factory=random.Random)
     _ready: dict[KeyT, float] = field(default_factory=dict)
+    _last: dict[KeyT, None] = field(default_factory=dict)
     _running: set[KeyT] = field(default_factory=set)
+    _in_turn: set[KeyT] = field(default_factory=set)
+    """Of the running ones those that were not put last before."""
     _again: set[KeyT] = field(default_factory=set)
     _due: dict[KeyT, float] = field(default_factory=dict)
     _heap: list[tuple[float, int, KeyT]] = field(default_factory=list)
@@ -56,6 +61,7 @@ class KeyQueue(Generic[KeyT]):
             self._add_later(key, after_s)
             return
         self._due.pop(key, None)
+        self._last.pop(key, None)
         if key in self._running:
             self._again.add(key)
         elif key not in self._ready:
@@ -65,6 +71,19 @@ class KeyQueue(Generic[KeyT]):
                 return
             self._ready[key] = _now()
             self._wakeup.set()
+
+    def put_last(self, key: KeyT) -> None:
+        """Have a key that is being worked on wait until the others have had their turn; what came for it waits as well.
+
+        It comes again once no other is ready or worked on, in `last_s_max` seconds at the latest, or when it is added.
+        """
+        self._again.discard(key)
+        self._add_later(key, self.last_s_max)
+        self._last[key] = None
+
+    def has_others(self, key: KeyT) -> bool:
+        """Whether another key waits for its turn, or has it."""
+        return bool(self._ready) or bool(self._in_turn - {key})
 
     def _add_later(self, key: KeyT, after_s: float) -> None:
         if key in self._ready or key in self._again:
@@ -87,10 +106,13 @@ class KeyQueue(Generic[KeyT]):
             if self._ready:
                 key = next(iter(self._ready))
                 del self._ready[key]
-                self._running.add(key)
-                if self._ready:
-                    self._wakeup.set()
-                return key
+                self._in_turn.add(key)
+                return self._take(key)
+            if self._last and not self._in_turn:
+                key = next(iter(self._last))
+                del self._last[key]
+                self._due.pop(key, None)
+                return self._take(key)
             self._wakeup.clear()
             try:
                 async with asyncio.timeout(pause_s):
@@ -98,9 +120,18 @@ class KeyQueue(Generic[KeyT]):
             except TimeoutError:
                 continue
 
+    def _take(self, key: KeyT) -> KeyT:
+        self._running.add(key)
+        if self._ready or self._last:
+            self._wakeup.set()
+        return key
+
     def done(self, key: KeyT, *, failed: bool = False, retry_after_s: float | None = None) -> float | None:
         """End the work on `key`. Returns the pause before its next try when it failed, else None."""
         self._running.discard(key)
+        self._in_turn.discard(key)
+        if self._last:
+            self._wakeup.set()
         pause_s = None
         if failed:
             pause_s = self._pause(key, retry_after_s)
@@ -113,10 +144,6 @@ class KeyQueue(Generic[KeyT]):
             self._again.discard(key)
             self.add(key)
         return pause_s
-
-    def has_ready(self) -> bool:
-        """Whether a key waits to be looked at now."""
-        return bool(self._ready)
 
     def _pause(self, key: KeyT, retry_after_s: float | None) -> float:
         failures = self._failures.get(key, 0)

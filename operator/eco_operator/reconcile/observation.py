@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from eco_crds import contract
 from eco_crds.ecoworker import EcoWorker
 from eco_crds.ecoworker_status import EcoWorkerStatus, ShardStatus
-from eco_crds.validation import Problem, validate
+from eco_crds.validation import Problem, read
 from eco_crds.wal import WalReport
 from eco_crds.walsync import WalSync
 from eco_operator import kinds
@@ -154,16 +154,16 @@ def observe(  # each argument is one source
 @lru_cache(maxsize=READ_MAX)
 def read_worker(owned: Owned) -> tuple[EcoWorker | None, tuple[Problem, ...], EcoWorkerStatus]:
     """The EcoWorker if it is valid, what is wrong with it if not, and its status as last written."""
-    problems = tuple(validate(owned.body))
-    worker = None if problems else EcoWorker.read({**owned.body, "status": {}})
-    return worker, problems, read_status(EcoWorkerStatus, owned.body)
+    found, problems = read(owned.body)
+    worker = found if isinstance(found, EcoWorker) and not problems else None
+    return worker, tuple(problems), read_status(EcoWorkerStatus, owned.body)
 
 
 @lru_cache(maxsize=READ_MAX)
 def read_sync(owned: Owned) -> tuple[WalSync | None, tuple[Problem, ...]]:
     """The WalSync if it is valid, and what is wrong with it if not."""
-    problems = tuple(validate(owned.body))
-    return None if problems else WalSync.read({**owned.body, "status": {}}), problems
+    found, problems = read(owned.body)
+    return found if isinstance(found, WalSync) and not problems else None, tuple(problems)
 
 
 StatusT = Any

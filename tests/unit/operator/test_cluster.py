@@ -1,9 +1,11 @@
 """How bodies are written for the API server; what it makes of them is tried on a real one."""
 
+import ssl
 from typing import Any
 
 import pytest
 import yaml
+from kubernetes.aio import client as kubernetes_client
 
 from eco_crds import contract
 from eco_operator import errors, kinds
@@ -45,3 +47,16 @@ async def test_a_policy_that_refuses_is_no_conflict_that_goes_by_itself(
     body = {"metadata": {"name": "a", "namespace": "b", "uid": "c", "managedFields": [created]}}
     with pytest.raises(error):
         await Refusing(words, body).own(kinds.CONFIG_MAP, project(kinds.CONFIG_MAP, body))
+
+
+@pytest.mark.parametrize(("asked", "read"), [(262_144, 16_384), (100, 100)])
+async def test_a_connection_is_read_by_no_more_than_a_record(
+    monkeypatch: pytest.MonkeyPatch, asked: int, read: int
+) -> None:
+    """Of more than a record at once nothing ever comes, and the memory for it costs more than the reading."""
+    sizes = []
+    monkeypatch.setattr(ssl.SSLObject, "read", lambda _, size, __: sizes.append(size))
+    async with Cluster(kubernetes_client.Configuration(), lambda *_: None) as cluster:
+        context = cluster._client.rest_client.ssl_context
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="server").read(asked)
+    assert sizes == [read]

@@ -128,10 +128,12 @@ class Maker(Server):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[tuple[str, str]] = []
+        self.takes_s: dict[str, float] = {}
 
     async def make(self, desired: dict[str, Any]) -> dict[str, Any]:
-        labels = desired["metadata"]["labels"]
-        self.asked.append(("make", labels[contract.LABEL_WORKER]))
+        worker = desired["metadata"]["labels"][contract.LABEL_WORKER]
+        self.asked.append(("make", worker))
+        await asyncio.sleep(self.takes_s.get(worker, 0.0))
         return await self.answer(desired, "Update")
 
     async def answer(self, desired: dict[str, Any], operation: str) -> dict[str, Any]:
@@ -176,10 +178,40 @@ async def test_every_new_ecoworker_gets_its_objects_before_anything_is_said_of_o
     await asyncio.sleep(5)  # virtual
     working.cancel()
     said = [it for it in server.asked if it[0] != "make"]
-    assert said == [(what, name) for name in names for what in ("event", "status")]
+    # Nobody is left to wait for when the last one has its objects.
+    assert said == [(what, name) for name in ("three", "one", "two") for what in ("event", "status")]
     makes = [name for what, name in server.asked if what == "make"]
     assert list(dict.fromkeys(makes)) == names
     assert server.asked[: len(makes)] == [("make", name) for name in makes]
+
+
+async def test_nothing_is_said_of_a_new_ecoworker_while_another_gets_its_objects() -> None:
+    server = Maker()
+    loop = loop_with(server, "quick", "slow")
+    server.takes_s["slow"] = 1.0
+    working = [asyncio.create_task(loop._work()) for _ in range(4)]
+    await asyncio.sleep(20)  # virtual
+    for task in working:
+        task.cancel()
+    last = max(at for at, (what, _) in enumerate(server.asked) if what == "make")
+    assert all(what == "make" for what, _ in server.asked[:last])
+    assert sorted(server.asked[last + 1 :]) == [(what, it) for what in ("event", "status") for it in ("quick", "slow")]
+
+
+async def test_a_new_ecoworker_edited_while_it_gets_its_objects_is_not_put_last() -> None:
+    server = Maker()
+    loop = loop_with(server, "edited", "other")
+    server.takes_s["edited"] = 1.0
+    edited = await loop.queue.get()
+    looking = asyncio.create_task(loop._look(edited))
+    await asyncio.sleep(1.5)
+    body = server.bodies[kinds.ECO_WORKER.kind, "edited"]
+    loop.see(kinds.ECO_WORKER, "MODIFIED", merge(body, {"metadata": {"resourceVersion": "900"}}))
+    await looking
+    loop.queue.done(edited)
+    assert not server.statuses
+    async with asyncio.timeout(1):
+        assert [(await loop.queue.get()).name for _ in range(2)] == ["other", "edited"]
 
 
 async def test_a_new_ecoworker_that_somebody_fights_over_is_told_of_although_others_wait() -> None:
@@ -202,7 +234,7 @@ async def test_a_new_ecoworker_that_somebody_fights_over_is_told_of_although_oth
     }
     server.version = 2000
     loop.see(kinds.SERVICE, "MODIFIED", {"metadata": metadata})
-    assert loop.queue.has_ready()
+    assert loop.queue.has_others(one)
     await loop._look(one)
     assert ("change", "one") in server.asked
     assert [it["metadata"]["name"] for it in server.statuses] == ["one"]

@@ -146,3 +146,67 @@ async def test_the_statistics_tell_how_long_the_first_key_waits() -> None:
     keys.add("a")
     await asyncio.sleep(7)
     assert keys.statistics().oldest_ready_s == pytest.approx(7)
+
+
+async def test_a_key_put_last_waits_for_what_is_worked_on_and_not_for_others_put_last() -> None:
+    keys, loop = queue(), asyncio.get_running_loop()
+    for key in "abc":
+        keys.add(key)
+    for key in "ab":
+        assert await keys.get() == key
+        keys.put_last(key)
+        keys.done(key)
+    assert await keys.get() == "c"
+    waiting = [asyncio.create_task(keys.get()) for _ in range(2)]
+    await asyncio.sleep(5)
+    assert not any(it.done() for it in waiting)
+    ended = loop.time()
+    keys.done("c")
+    assert await asyncio.gather(*waiting) == ["a", "b"]
+    assert loop.time() == ended
+    for key in "ab":
+        keys.done(key)
+    assert keys.statistics().delayed == keys.statistics().running == 0
+
+
+async def test_a_key_put_last_waits_no_longer_than_its_bound() -> None:
+    keys, loop = queue(), asyncio.get_running_loop()
+    for key in "ab":
+        keys.add(key)
+    assert await keys.get() == "a"
+    keys.put_last("a")
+    keys.done("a")
+    begun = loop.time()
+    assert await keys.get() == "b"
+    async with asyncio.timeout(keys.last_s_max + 1):
+        assert await keys.get() == "a"
+    assert loop.time() - begun == pytest.approx(keys.last_s_max, abs=0.1)
+
+
+async def test_a_key_put_last_comes_at_once_when_it_is_named_and_only_once() -> None:
+    keys = queue()
+    for key in "ab":
+        keys.add(key)
+    assert await keys.get() == "a"
+    keys.add("a")  # What came for it during its work waits as well.
+    keys.put_last("a")
+    keys.done("a")
+    assert await keys.get() == "b"
+    assert keys.statistics().ready == 0
+    keys.add("a")
+    assert await keys.get() == "a"
+    for key in "ab":
+        keys.done(key)
+    assert keys.statistics().ready == keys.statistics().delayed == 0
+
+
+async def test_a_key_knows_whether_another_waits_or_is_worked_on() -> None:
+    keys = queue()
+    for key in "ab":
+        keys.add(key)
+    assert await keys.get() == "a"
+    assert keys.has_others("a")
+    assert await keys.get() == "b"
+    assert keys.has_others("a")
+    keys.done("b")
+    assert not keys.has_others("a")
