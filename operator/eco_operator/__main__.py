@@ -147,7 +147,7 @@ async def _watch_once_listed(
         namespaces=settings.namespaces,
         stop=stop,
         list_everything=loop.list_everything,
-        follow=partial(follow, loop.cluster, loop.see),
+        follow=partial(follow, loop.cluster, loop),
         on_spawned=on_spawned,
     )
 

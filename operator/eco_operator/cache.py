@@ -113,6 +113,14 @@ class Cache:
             return concerned
         return self._put(kind, identity, body)
 
+    def hear(self, identity: Identity, version: str) -> bool:
+        """Take note that the watch has told of a version; whether that is the one which is known."""
+        known = self._known(identity)
+        if known is None or not version.isdigit() or known.version != int(version):
+            return False
+        self._watched[identity] = max(known.version, self._watched.get(identity, 0))
+        return True
+
     def begin_list(self) -> None:
         """Remember deletions from now on, so that a list begun now cannot bring back what goes meanwhile."""
         self._tombstones = {}

@@ -22,10 +22,11 @@ from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 
 from eco_crds import contract
-from eco_operator import errors, kinds
+from eco_operator import errors, kinds, watch_event
 from eco_operator.cache import Child
 from eco_operator.kinds import Kind
 from eco_operator.managed_fields import to_applied
+from eco_operator.watch_event import WatchEvent
 
 APPLY_PATCH: Final = "application/apply-patch+yaml"
 JSON: Final = "application/json"
@@ -155,8 +156,8 @@ class Cluster:
 
     async def watch(
         self, kind: Kind, namespace: str | None, *, version: str, label_selector: str
-    ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """Type and object of each event since that version, until the server, the network or silence ends the watch.
+    ) -> AsyncIterator[WatchEvent]:
+        """Each event since that version, until the server, the network or silence ends the watch.
 
         Raises `ExpiredError` when the version is too old, and other errors when the server has them: list again.
         """
@@ -177,12 +178,11 @@ class Cluster:
             if answer.status != 200:
                 raise _failure("watch", path, answer.status, await answer.read(), answer.headers.get("Retry-After"))
             async for line in answer.content:
-                event = msgspec.json.decode(line)
-                if event["type"] == "ERROR":
-                    raise _error("watch", path, int(event["object"].get("code") or 500), event["object"])
-                yield event["type"], event["object"]
-        except msgspec.DecodeError:
-            raise errors.TransientError("watch", path, message="an event that is no JSON") from None
+                event = watch_event.read(path, line)
+                if event.type == "ERROR":
+                    told = event.body()
+                    raise _error("watch", path, int(told.get("code") or 500), told)
+                yield event
         except (aiohttp.ClientError, TimeoutError, OSError):
             return
         finally:

@@ -7,8 +7,8 @@ one that fails begins anew with a list. What was deleted while nobody watched th
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -16,6 +16,7 @@ from eco_operator import errors, metrics
 from eco_operator.cluster import OURS, Cluster
 from eco_operator.failing import Failing
 from eco_operator.kinds import Kind
+from eco_operator.watch_event import WatchEvent
 
 logger = structlog.get_logger(__name__)
 
@@ -24,7 +25,17 @@ RECONNECT_PAUSE_S: Final = (0.1, 0.3)
 FAILING_S_MAX: Final = 60.0
 """After so long without a watch that was well every watch of the process is begun anew."""
 
-Sink = Callable[[Kind, str | None, Mapping[str, Any]], None]
+
+class Sink(Protocol):
+    """Where it goes."""
+
+    def knows(self, kind: Kind, event: WatchEvent) -> bool:
+        """Whether an event is no news. It must be quick and must not fail."""
+        ...
+
+    def see(self, kind: Kind, event_type: str | None, body: Mapping[str, Any]) -> None:
+        """Take an object, with the type of the event unless it was listed. It must be quick and must not fail."""
+        ...
 
 
 async def follow(cluster: Cluster, sink: Sink, kind: Kind, namespace: str | None) -> None:
@@ -51,17 +62,17 @@ async def _list(cluster: Cluster, sink: Sink, kind: Kind, namespace: str | None)
     from_version = 0
     async for chunk, list_version in cluster.list(kind, (namespace,) if namespace else (), label_selector=OURS):
         for body in chunk:
-            sink(kind, None, body)
+            sink.see(kind, None, body)
         from_version = list_version
     return str(from_version)
 
 
 async def _watch(cluster: Cluster, sink: Sink, kind: Kind, namespace: str | None, version: str) -> str:
     """Watch a kind until the watch ends; returns the version to go on from."""
-    async for event_type, body in cluster.watch(kind, namespace, version=version, label_selector=OURS):
-        version = body["metadata"]["resourceVersion"]
-        if event_type != "BOOKMARK":
-            sink(kind, event_type, body)
+    async for event in cluster.watch(kind, namespace, version=version, label_selector=OURS):
+        if event.type != "BOOKMARK" and not sink.knows(kind, event):
+            sink.see(kind, event.type, event.body())
+        version = event.metadata.resourceVersion
     return version
 
 

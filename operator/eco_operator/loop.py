@@ -18,7 +18,7 @@ import structlog
 from eco_crds.ecoworker import Delivery
 from eco_operator import errors, kinds, metrics
 from eco_operator.act import Acted, Actor
-from eco_operator.cache import Cache, Child, Key, project
+from eco_operator.cache import Cache, Child, Identity, Key, project
 from eco_operator.cluster import Cluster
 from eco_operator.kinds import Kind
 from eco_operator.lists import Lists
@@ -32,6 +32,7 @@ from eco_operator.resources.application import Source
 from eco_operator.settings import Settings
 from eco_operator.shards import Probe, ShardKey, Target
 from eco_operator.storage_classes import StorageClasses
+from eco_operator.watch_event import WatchEvent
 
 logger = structlog.get_logger(__name__)
 
@@ -101,9 +102,17 @@ class Loop:
             argocd=_argocd(settings),
         )
 
+    def knows(self, kind: Kind, event: WatchEvent) -> bool:
+        """Whether an event of the watch tells what is known; if not, it is to be seen."""
+        identity = Identity(kind.kind, event.metadata.namespace, event.metadata.name)
+        is_known = event.type != "DELETED" and self.cache.hear(identity, event.metadata.resourceVersion)
+        if is_known:
+            metrics.watch_events(kind.kind).inc()
+        return is_known
+
     def see(self, kind: Kind, event_type: str | None, body: Mapping[str, Any]) -> None:
         """Take in one event of the watch."""
-        metrics.WATCH_EVENTS.labels(kind.kind).inc()
+        metrics.watch_events(kind.kind).inc()
         keys = self.cache.see(kind, event_type, body)
         for key in keys:
             self.queue.add(key)

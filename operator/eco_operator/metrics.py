@@ -47,6 +47,12 @@ RESYNCS: Final = Counter(
 )
 
 
+@lru_cache(maxsize=SERIES_MAX)
+def watch_events(kind: str) -> Counter:
+    """Counts the events of one kind. The library finds a series by its labels anew each time, under a lock."""
+    return WATCH_EVENTS.labels(kind)
+
+
 def observe_request(verb: str, kind: str, code: int, seconds: float) -> None:
     """Count one request to the API server."""
     _requests(verb, kind, code).inc()
@@ -55,7 +61,6 @@ def observe_request(verb: str, kind: str, code: int, seconds: float) -> None:
 
 @lru_cache(maxsize=SERIES_MAX)
 def _requests(verb: str, kind: str, code: int) -> Counter:
-    """The library finds a series by its labels anew each time, under a lock."""
     return REQUESTS.labels(verb, kind, str(code))
 
 

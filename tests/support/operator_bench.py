@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,6 +48,7 @@ BUILT: Final = (
     kinds.DEPLOYMENT,
 )
 """What an EcoWorker consists of before its first pod runs."""
+_PLURALS: Final = {kind.plural for kind in BUILT}
 _SERVERS_OWN: Final = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "ownerReferences")
 
 
@@ -127,13 +129,16 @@ class Bench:
     async def converge(self) -> tuple[Phase, float]:
         """From the start of the operator until every object of every EcoWorker is there; seconds until all is said."""
         await _at_once(self._create(kinds.ECO_WORKER, _worker(number)) for number in range(self.size))
-        begun, before = time.monotonic(), self._processor_s()
+        log, begun, before = self.server.audit(), datetime.now(UTC), self._processor_s()
         self.operator.start()
         await until("every object is there", self._is_built, within_s=CONVERGED_WITHIN_S)
-        took_s, after = time.monotonic() - begun, self._processor_s()
+        after = self._processor_s()
+        # The question comes now and then, and its answer takes its time on a busy server: the server knows better.
+        created = [it.when for it in log.writes(None) if it.verb == "create" and it.resource in _PLURALS]
+        took_s = (max(map(datetime.fromisoformat, created)) - begun).total_seconds()
         phase = Phase(took_s, {"operator": _processor_s(self.operator.pid), **_spent(before, after)})
         await until("every EcoWorker has a status", self._are_told, within_s=CONVERGED_WITHIN_S)
-        told_s = time.monotonic() - begun
+        told_s = (datetime.now(UTC) - begun).total_seconds()
         await self._until_quiet()  # What it writes must not slow down the peer.
         return phase, told_s
 

@@ -72,7 +72,7 @@ def _wanted(seen: Observation, worker: EcoWorker, current: Revision) -> Iterator
         yield from _apply(seen, kinds.CONFIG_MAP, sync_config.build(worker, settings=seen.sync.spec.settings()))
     elif (settings := seen.child(kinds.CONFIG_MAP, contract.sync_config_name(name))) and not settings.is_deleting:
         yield Delete(settings, "no WalSync selects the EcoWorker", _tell(seen, "SyncStopped", "No WalSync selects it."))
-    yield from revision.decide(seen, worker, current)
+    yield from revision.decide(seen, current)
     may_roll = _next_to_roll(seen, worker, current)
     for shard in seen.shards[: worker.spec.replicas]:
         yield from _wanted_shard(seen, worker, shard, current, may_roll=may_roll)

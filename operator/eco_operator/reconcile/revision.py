@@ -16,6 +16,7 @@ from eco_operator.cache import Child, Owned
 from eco_operator.reconcile.observation import READ_MAX, Observation, read_worker
 from eco_operator.reconcile.plan import Apply, Delete, Step
 from eco_operator.resources import controller_revision, deployment
+from eco_operator.resources.metadata import Manifest
 
 KEPT_MAX: Final = 3
 """Revisions that are kept for people to compare, the newest included."""
@@ -30,6 +31,8 @@ class Revision:
     source: str
     image: str
     template: dict[str, Any]
+    manifest: Manifest | None = None
+    """Of one that is about to be."""
 
     def of_shard(self, worker: EcoWorker, index: int) -> dict[str, Any]:
         """The pod of one shard."""
@@ -66,15 +69,14 @@ def wanted(seen: Observation, worker: EcoWorker, image: str) -> Revision:
     if newest is not None and is_current and newest.image == image:
         return newest
     built = controller_revision.build(worker, number=newest.number + 1 if newest is not None else 1, image=image)
-    return _revision(built["metadata"]["name"], built["revision"], built["data"])
+    return _revision(built["metadata"]["name"], built["revision"], built["data"], manifest=built)
 
 
-def decide(seen: Observation, worker: EcoWorker, revision: Revision) -> Iterator[Step]:
+def decide(seen: Observation, revision: Revision) -> Iterator[Step]:
     """Make the revision if it is not there, and remove the oldest of too many."""
     children = _children(seen)
-    if seen.child(kinds.REVISION, revision.name) is None:
-        built = controller_revision.build(worker, number=revision.number, image=revision.image)
-        yield Apply(built, None, "the spec changed")
+    if revision.manifest is not None and seen.child(kinds.REVISION, revision.name) is None:
+        yield Apply(revision.manifest, None, "the spec changed")
     by_age = sorted(children, key=lambda child: int(child.data["revision"]), reverse=True)
     for child in by_age[KEPT_MAX:]:
         yield Delete(child, f"{KEPT_MAX} newer revisions are there")
@@ -110,5 +112,5 @@ def _parsed(name: str, number: str, data: str) -> Revision | None:
         return None
 
 
-def _revision(name: str, number: int, data: dict[str, Any]) -> Revision:
-    return Revision(name, number, str(data["source"]), str(data["image"]), data["template"])
+def _revision(name: str, number: int, data: dict[str, Any], *, manifest: Manifest | None = None) -> Revision:
+    return Revision(name, number, str(data["source"]), str(data["image"]), data["template"], manifest)

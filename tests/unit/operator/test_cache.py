@@ -7,7 +7,7 @@ import pytest
 from eco_crds import contract
 from eco_operator import cache as cache_module
 from eco_operator import kinds
-from eco_operator.cache import Cache, Key
+from eco_operator.cache import Cache, Identity, Key
 
 WORKER = Key(kinds.ECO_WORKER.kind, "shop", "storage")
 
@@ -138,6 +138,18 @@ def test_a_watch_that_is_behind_the_lists_is_seen() -> None:
     cache.take_list(kinds.CONFIG_MAP, [child(3)])
     assert cache.statistics().unwatched == 1
     cache.see(kinds.CONFIG_MAP, None, child(3))
+    assert cache.statistics().unwatched == 0
+
+
+def test_the_watch_tells_no_news_of_the_version_that_is_known_and_of_no_other() -> None:
+    cache = Cache()
+    identity = Identity(kinds.CONFIG_MAP.kind, "shop", "storage-0")
+    assert not cache.hear(identity, "3")
+    cache.put_written(kinds.CONFIG_MAP, child(3))
+    assert not cache.hear(identity, "2")
+    assert not cache.hear(identity, "4")
+    assert cache.statistics().unwatched == 1
+    assert cache.hear(identity, "3")
     assert cache.statistics().unwatched == 0
 
 

@@ -1,14 +1,16 @@
 """Watches beside Kopf's. The API server is a stand-in, and time is the event loop's, and virtual."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
 
-from eco_operator import errors, failing, following, kinds
+from eco_operator import errors, failing, following, kinds, watch_event
 from eco_operator.cluster import Cluster
+from eco_operator.watch_event import WatchEvent
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
@@ -37,7 +39,7 @@ class Server:
         yield self.listed[:1], 100
         yield self.listed[1:], 100
 
-    async def watch(self, *_: object, version: str, **__: object) -> AsyncIterator[Event]:
+    async def watch(self, *_: object, version: str, **__: object) -> AsyncIterator[WatchEvent]:
         self.watched_from.append(version)
         self.watched_at_s.append(asyncio.get_running_loop().time())
         told = self.watches.pop(0) if self.watches else [asyncio.CancelledError()]
@@ -46,23 +48,35 @@ class Server:
                 await asyncio.Event().wait()
             if isinstance(event, Exception):
                 raise event
-            yield cast("Event", event)
+            event_type, body = cast("Event", event)
+            yield watch_event.read("/pods", json.dumps({"type": event_type, "object": body}).encode())
 
 
-async def seen(server: Server, *, for_s: float = 10.0) -> list[tuple[str | None, str]]:
-    """Type and name of what came out of it in a while."""
-    found: list[tuple[str | None, str]] = []
+@dataclass
+class Sink:
+    """Takes what it does not know."""
 
-    def sink(kind: kinds.Kind, event_type: str | None, body: Mapping[str, Any]) -> None:
+    known: tuple[str, ...] = ()
+    found: list[tuple[str | None, str]] = field(default_factory=list)
+
+    def knows(self, kind: kinds.Kind, event: WatchEvent) -> bool:
         assert kind == kinds.POD
-        found.append((event_type, body["metadata"]["name"]))
+        return event.metadata.name in self.known
 
+    def see(self, kind: kinds.Kind, event_type: str | None, body: Mapping[str, Any]) -> None:
+        assert kind == kinds.POD
+        self.found.append((event_type, body["metadata"]["name"]))
+
+
+async def seen(server: Server, *, for_s: float = 10.0, known: tuple[str, ...] = ()) -> list[tuple[str | None, str]]:
+    """Type and name of what came out of it in a while."""
+    sink = Sink(known)
     task = asyncio.create_task(following.follow(cast("Cluster", server), sink, kinds.POD, "shop"))
     await asyncio.wait([task], timeout=for_s)
     if task.done():
         task.result()
     task.cancel()
-    return found
+    return sink.found
 
 
 async def test_what_is_listed_comes_first_and_then_what_is_watched() -> None:
@@ -75,6 +89,26 @@ async def test_a_watch_that_ends_goes_on_from_the_last_version_without_a_list() 
     server = Server([[("ADDED", pod("a", 101))], [("BOOKMARK", {"metadata": {"resourceVersion": "205"}})], []])
     assert await seen(server) == [("ADDED", "a")]
     assert (server.watched_from[:4], server.lists) == (["100", "101", "205", "205"], 1)
+
+
+async def test_an_event_that_is_no_news_is_passed_over_and_the_watch_goes_on_behind_it() -> None:
+    server = Server([[("ADDED", pod("a", 101)), ("ADDED", pod("b", 102)), ("ADDED", pod("a", 103))], []])
+    assert await seen(server, known=("a",)) == [("ADDED", "b")]
+    assert server.watched_from == ["100", "103", "103"][: len(server.watched_from)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"no JSON",
+        b'{"type": "ADDED"}',
+        b'{"type": "ADDED", "object": {"metadata": {"name": null}}}',
+        b'{"type": "ADDED", "object": {"metadata": {}, "text": "\xff"}}',
+    ],
+)
+async def test_an_event_that_is_none_is_a_failure_that_passes(line: bytes) -> None:
+    with pytest.raises(errors.TransientError, match="no JSON"):
+        watch_event.read("/pods", line).body()
 
 
 async def test_watches_that_end_at_once_are_not_begun_in_a_hurry() -> None:

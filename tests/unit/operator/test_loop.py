@@ -1,13 +1,14 @@
 """Appointments of the loop: it looks also at what no event will tell. Time is the event loop's, and virtual."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from eco_crds import contract
-from eco_operator import kinds
+from eco_operator import kinds, watch_event
 from eco_operator.cache import Child, Key
 from eco_operator.loop import Loop
 from eco_operator.probes import _Memory
@@ -238,3 +239,17 @@ async def test_a_new_ecoworker_that_somebody_fights_over_is_told_of_although_oth
     await loop._look(one)
     assert ("change", "one") in server.asked
     assert [it["metadata"]["name"] for it in server.statuses] == ["one"]
+
+
+async def test_a_deletion_is_news_whatever_its_version() -> None:
+    server = Maker()
+    loop = loop_with(server, "one")
+    await loop._look(await loop.queue.get())
+    child = loop.cache.children(NAMESPACE, "one", kinds.SERVICE)[0]
+    metadata = {"name": child.name, "namespace": NAMESPACE, "uid": child.uid, "resourceVersion": str(child.version)}
+    told = {
+        it: watch_event.read("/services", json.dumps({"type": it, "object": {"metadata": metadata}}).encode())
+        for it in ("ADDED", "DELETED")
+    }
+    assert loop.knows(kinds.SERVICE, told["ADDED"])
+    assert not loop.knows(kinds.SERVICE, told["DELETED"])
