@@ -117,6 +117,10 @@ class Actor:
         )
         return Acted(outcome, changed, tally.retry_after_s)
 
+    def has_untold(self, key: Key) -> bool:
+        """Whether an event about it was put off."""
+        return key in self._untold
+
     async def tell(self, key: Key) -> None:
         """Post the event that was put off, if one was."""
         await self._announce(self._untold.pop(key, None))

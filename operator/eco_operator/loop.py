@@ -267,7 +267,7 @@ class Loop:
         Otherwise Ready could be said on a report whose journal has not been written down yet.
 
         None is seen of an EcoWorker that is new and has just got its objects while others wait for a look or get
-        theirs: first objects matter more to them than to this one what is said of it. It is put last.
+        theirs: first objects matter more to them than to this one what is said of it. It is put last, but only once.
         """
         acted, look_again_s = Acted(Outcome(), 0, None), None
         for number in range(ROUNDS_MAX):
@@ -284,22 +284,35 @@ class Loop:
             look_again_s = plan.look_again_s
             if not plan.steps:
                 return seen, acted, look_again_s
-            may_wait = _is_new(seen) and _only_makes(plan) and self.queue.has_others(key)
+            may_wait = self._makes_first_objects(key, seen, plan)
             is_current = partial(self._is_current, key, seen)
             acted = await self._actor.act(key, plan, is_current=is_current, tells=not may_wait)
             if may_wait and acted.changed and not acted.is_troubled:
-                self._let_others_first(key, seen)
+                self._let_others_first(key)
                 return None, acted, look_again_s
             if not acted.changed or acted.is_troubled:
                 return self._observe(key), acted, look_again_s
         self.queue.add(key)
         return self._observe(key), acted, look_again_s
 
-    def _let_others_first(self, key: Key, seen: Observation) -> None:
-        if self.cache.owned(key) is seen.owned:
-            self.queue.put_last(key)
+    def _makes_first_objects(self, key: Key, seen: Observation, plan: Plan) -> bool:
+        """Whether the plan is about a new EcoWorker and makes what it has not, with others in the same need.
+
+        Of one whose objects somebody fights over, or that has been put off before, it is time to say something.
+        """
+        is_new = seen.owned is not None and not seen.owned.body.get("status")
+        only_makes = all(isinstance(step, Apply) and step.existing is None for step in plan.steps)
+        if not is_new or not only_makes or self._actor.has_untold(key):
+            return False
+        self.queue.hold_back_last(key)
+        return self.queue.has_others(key)
+
+    def _let_others_first(self, key: Key) -> None:
+        """Put it last, unless something has happened meanwhile that more is to be done about."""
+        if self.queue.has_come_again(key) and ecoworker.decide(self._observe(key)).steps:
+            self.queue.add(key)
         else:
-            self.queue.add(key)  # Edited meanwhile: its objects may be about to change.
+            self.queue.put_last(key)
 
     async def _look_at_sync(self, key: Key) -> None:
         seen = walsync.observe(
@@ -426,16 +439,6 @@ def _argocd(settings: Settings) -> Source | None:
         project=settings.argocd_project,
         destination=settings.argocd_destination,
     )
-
-
-def _is_new(seen: Observation) -> bool:
-    """Whether nothing has been said of it yet."""
-    return seen.owned is not None and not seen.owned.body.get("status")
-
-
-def _only_makes(plan: Plan) -> bool:
-    """Whether nothing that is there would be changed: a new EcoWorker whose objects somebody fights over is told so."""
-    return all(isinstance(step, Apply) and step.existing is None for step in plan.steps)
 
 
 def _is_silent(shard: Shard) -> bool:

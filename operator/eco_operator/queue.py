@@ -2,8 +2,8 @@
 
 A key is in here at most once: however many events name it, it is looked at once, and never twice at the same time. A
 key that comes while it is being worked on comes again afterwards. A key that failed comes back after a pause that
-doubles from `backoff_s_min` to `backoff_s_max`, with jitter, until it succeeds once. A key put last gives way to all
-others, those that are being worked on included, for `last_s_max` seconds.
+doubles from `backoff_s_min` to `backoff_s_max`, with jitter, until it succeeds once. A key put last gives way to what
+is ready and to what holds back the last, for `last_s_max` seconds.
 """
 
 import asyncio
@@ -35,13 +35,15 @@ class KeyQueue(Generic[KeyT]):
     backoff_s_min: float = 1.0
     backoff_s_max: float = 300.0
     keys_max: int = 100_000
-    last_s_max: float = 30.0
+    last_s_max: float = 15.0
     rng: random.Random = field(default_factory=random.Random)
     _ready: dict[KeyT, float] = field(default_factory=dict)
     _last: dict[KeyT, None] = field(default_factory=dict)
     _running: set[KeyT] = field(default_factory=set)
-    _in_turn: set[KeyT] = field(default_factory=set)
-    """Of the running ones those that were not put last before."""
+    _gives_way: set[KeyT] = field(default_factory=set)
+    """Of the running ones those that are put last when they are done."""
+    _holds_back: set[KeyT] = field(default_factory=set)
+    """Of the running ones those that the last wait for."""
     _again: set[KeyT] = field(default_factory=set)
     _due: dict[KeyT, float] = field(default_factory=dict)
     _heap: list[tuple[float, int, KeyT]] = field(default_factory=list)
@@ -73,17 +75,25 @@ class KeyQueue(Generic[KeyT]):
             self._wakeup.set()
 
     def put_last(self, key: KeyT) -> None:
-        """Have a key that is being worked on wait until the others have had their turn; what came for it waits as well.
+        """Have a key that is being worked on come again after others, and with it what has come for it until now.
 
-        It comes again once no other is ready or worked on, in `last_s_max` seconds at the latest, or when it is added.
+        It comes when none is ready and none holds back the last, when it is added, and in `last_s_max` seconds at the
+        latest.
         """
         self._again.discard(key)
-        self._add_later(key, self.last_s_max)
-        self._last[key] = None
+        self._gives_way.add(key)
+
+    def hold_back_last(self, key: KeyT) -> None:
+        """Have those put last wait until this key, which is being worked on, is done."""
+        self._holds_back.add(key)
 
     def has_others(self, key: KeyT) -> bool:
-        """Whether another key waits for its turn, or has it."""
-        return bool(self._ready) or bool(self._in_turn - {key})
+        """Whether another key is ready, or holds back the last."""
+        return bool(self._ready) or bool(self._holds_back - {key})
+
+    def has_come_again(self, key: KeyT) -> bool:
+        """Whether a key that is being worked on has been added meanwhile."""
+        return key in self._again
 
     def _add_later(self, key: KeyT, after_s: float) -> None:
         if key in self._ready or key in self._again:
@@ -106,9 +116,8 @@ class KeyQueue(Generic[KeyT]):
             if self._ready:
                 key = next(iter(self._ready))
                 del self._ready[key]
-                self._in_turn.add(key)
                 return self._take(key)
-            if self._last and not self._in_turn:
+            if self._last and not self._holds_back:
                 key = next(iter(self._last))
                 del self._last[key]
                 self._due.pop(key, None)
@@ -129,20 +138,25 @@ class KeyQueue(Generic[KeyT]):
     def done(self, key: KeyT, *, failed: bool = False, retry_after_s: float | None = None) -> float | None:
         """End the work on `key`. Returns the pause before its next try when it failed, else None."""
         self._running.discard(key)
-        self._in_turn.discard(key)
-        if self._last:
-            self._wakeup.set()
+        self._holds_back.discard(key)
+        gives_way = key in self._gives_way
+        self._gives_way.discard(key)
         pause_s = None
         if failed:
             pause_s = self._pause(key, retry_after_s)
             # What came in the meantime must not run round the pause, or a failing key spins.
             self._again.discard(key)
             self._add_later(key, pause_s)
-            return pause_s
-        self._failures.pop(key, None)
-        if key in self._again:
-            self._again.discard(key)
-            self.add(key)
+        else:
+            self._failures.pop(key, None)
+            if key in self._again:
+                self._again.discard(key)
+                self.add(key)
+            elif gives_way:
+                self._add_later(key, self.last_s_max)
+                self._last[key] = None
+        if self._last:
+            self._wakeup.set()
         return pause_s
 
     def _pause(self, key: KeyT, retry_after_s: float | None) -> float:

@@ -21,7 +21,7 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Object(msgspec.Struct, frozen=True, gc=False):
-    metadata: Metadata
+    metadata: Metadata = Metadata()
 
 
 class _Head(msgspec.Struct, frozen=True, gc=False):
@@ -51,6 +51,8 @@ class WatchEvent:
 def read(path: str, line: bytes) -> WatchEvent:
     """The event in one line of the watch of that path; raises `TransientError` when it is none."""
     head = _read(_HEADS, path, line)
+    if head.type != "ERROR" and not head.object.metadata.resourceVersion:
+        raise errors.TransientError("watch", path, message="an event of an object without a version")
     return WatchEvent(head.type, head.object.metadata, path, line)
 
 

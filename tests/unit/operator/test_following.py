@@ -103,12 +103,17 @@ async def test_an_event_that_is_no_news_is_passed_over_and_the_watch_goes_on_beh
         b"no JSON",
         b'{"type": "ADDED"}',
         b'{"type": "ADDED", "object": {"metadata": {"name": null}}}',
-        b'{"type": "ADDED", "object": {"metadata": {}, "text": "\xff"}}',
+        b'{"type": "ADDED", "object": {"metadata": {"resourceVersion": "1"}, "text": "\xff"}}',
     ],
 )
 async def test_an_event_that_is_none_is_a_failure_that_passes(line: bytes) -> None:
-    with pytest.raises(errors.TransientError, match="no JSON"):
+    with pytest.raises(errors.TransientError, match=r"no JSON|without a version"):
         watch_event.read("/pods", line).body()
+
+
+async def test_a_failure_told_as_an_event_needs_no_version() -> None:
+    told = watch_event.read("/pods", b'{"type": "ERROR", "object": {"code": 410}}')
+    assert (told.type, told.body()) == ("ERROR", {"code": 410})
 
 
 async def test_watches_that_end_at_once_are_not_begun_in_a_hurry() -> None:

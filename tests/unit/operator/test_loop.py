@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -130,12 +130,15 @@ class Maker(Server):
         super().__init__()
         self.asked: list[tuple[str, str]] = []
         self.takes_s: dict[str, float] = {}
+        self.on_made: Callable[[dict[str, Any]], None] = lambda _: None
 
     async def make(self, desired: dict[str, Any]) -> dict[str, Any]:
         worker = desired["metadata"]["labels"][contract.LABEL_WORKER]
         self.asked.append(("make", worker))
         await asyncio.sleep(self.takes_s.get(worker, 0.0))
-        return await self.answer(desired, "Update")
+        made = await self.answer(desired, "Update")
+        asyncio.get_running_loop().call_soon(self.on_made, made)
+        return made
 
     async def answer(self, desired: dict[str, Any], operation: str) -> dict[str, Any]:
         self.version += 1
@@ -207,12 +210,47 @@ async def test_a_new_ecoworker_edited_while_it_gets_its_objects_is_not_put_last(
     looking = asyncio.create_task(loop._look(edited))
     await asyncio.sleep(1.5)
     body = server.bodies[kinds.ECO_WORKER.kind, "edited"]
-    loop.see(kinds.ECO_WORKER, "MODIFIED", merge(body, {"metadata": {"resourceVersion": "900"}}))
+    edit = {"metadata": {"resourceVersion": "900", "generation": 2}, "spec": {"concurrency": 5}}
+    loop.see(kinds.ECO_WORKER, "MODIFIED", merge(body, edit))
     await looking
     loop.queue.done(edited)
     assert not server.statuses
+    other = await loop.queue.get()
+    loop.queue.hold_back_last(other)
     async with asyncio.timeout(1):
-        assert [(await loop.queue.get()).name for _ in range(2)] == ["other", "edited"]
+        assert await loop.queue.get() == edited
+
+
+@pytest.mark.parametrize("times", [1, 1000])
+async def test_a_new_ecoworker_that_loses_an_object_gets_it_again_and_is_told_of_although_another_is_made(
+    times: int,
+) -> None:
+    """However often that happens: it is put off once."""
+    server = Maker()
+    loop = loop_with(server, "one", "slow")
+    server.takes_s["slow"] = 10.0
+    deletions = 0
+
+    def delete(made: dict[str, Any]) -> None:
+        nonlocal deletions
+        if (
+            made["kind"] != "Service"
+            or made["metadata"]["labels"][contract.LABEL_WORKER] != "one"
+            or deletions >= times
+        ):
+            return
+        deletions += 1
+        server.version += 1
+        loop.see(kinds.SERVICE, "DELETED", merge(made, {"metadata": {"resourceVersion": str(server.version)}}))
+
+    server.on_made = delete
+    working = [asyncio.create_task(loop._work()) for _ in range(4)]
+    await asyncio.sleep(1)  # virtual
+    for task in working:
+        task.cancel()
+    assert server.asked.count(("make", "one")) > len(loop.cache.children(NAMESPACE, "one"))
+    assert ("status", "one") in server.asked
+    assert ("status", "slow") not in server.asked
 
 
 async def test_a_new_ecoworker_that_somebody_fights_over_is_told_of_although_others_wait() -> None:

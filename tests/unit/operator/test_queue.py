@@ -148,15 +148,16 @@ async def test_the_statistics_tell_how_long_the_first_key_waits() -> None:
     assert keys.statistics().oldest_ready_s == pytest.approx(7)
 
 
-async def test_a_key_put_last_waits_for_what_is_worked_on_and_not_for_others_put_last() -> None:
+async def test_a_key_put_last_waits_for_what_holds_back_the_last_and_for_nothing_else() -> None:
     keys, loop = queue(), asyncio.get_running_loop()
-    for key in "abc":
+    for key in "abcd":
         keys.add(key)
     for key in "ab":
         assert await keys.get() == key
         keys.put_last(key)
         keys.done(key)
-    assert await keys.get() == "c"
+    assert [await keys.get() for _ in "cd"] == ["c", "d"]
+    keys.hold_back_last("c")
     waiting = [asyncio.create_task(keys.get()) for _ in range(2)]
     await asyncio.sleep(5)
     assert not any(it.done() for it in waiting)
@@ -164,7 +165,7 @@ async def test_a_key_put_last_waits_for_what_is_worked_on_and_not_for_others_put
     keys.done("c")
     assert await asyncio.gather(*waiting) == ["a", "b"]
     assert loop.time() == ended
-    for key in "ab":
+    for key in "abd":
         keys.done(key)
     assert keys.statistics().delayed == keys.statistics().running == 0
 
@@ -178,6 +179,7 @@ async def test_a_key_put_last_waits_no_longer_than_its_bound() -> None:
     keys.done("a")
     begun = loop.time()
     assert await keys.get() == "b"
+    keys.hold_back_last("b")
     async with asyncio.timeout(keys.last_s_max + 1):
         assert await keys.get() == "a"
     assert loop.time() - begun == pytest.approx(keys.last_s_max, abs=0.1)
@@ -188,25 +190,65 @@ async def test_a_key_put_last_comes_at_once_when_it_is_named_and_only_once() -> 
     for key in "ab":
         keys.add(key)
     assert await keys.get() == "a"
-    keys.add("a")  # What came for it during its work waits as well.
-    keys.put_last("a")
+    keys.add("a")
+    assert keys.has_come_again("a")
+    keys.put_last("a")  # With what has come for it.
+    assert not keys.has_come_again("a")
     keys.done("a")
     assert await keys.get() == "b"
+    keys.hold_back_last("b")
     assert keys.statistics().ready == 0
     keys.add("a")
     assert await keys.get() == "a"
     for key in "ab":
         keys.done(key)
-    assert keys.statistics().ready == keys.statistics().delayed == 0
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(keys.get(), 2 * keys.last_s_max)
 
 
-async def test_a_key_knows_whether_another_waits_or_is_worked_on() -> None:
+async def test_a_key_named_after_it_was_put_last_comes_at_once() -> None:
+    keys = queue()
+    keys.add("a")
+    await keys.get()
+    keys.put_last("a")
+    keys.add("a")
+    keys.done("a")
+    assert keys.statistics().ready == 1
+
+
+async def test_a_key_put_last_is_not_worked_on_twice_at_once() -> None:
+    keys = queue()
+    keys.add("a")
+    await keys.get()
+    keys.put_last("a")
+    other = asyncio.create_task(keys.get())
+    await asyncio.sleep(2 * keys.last_s_max)
+    assert not other.done()
+    keys.done("a")
+    assert await other == "a"
+
+
+async def test_a_key_that_was_put_last_and_failed_keeps_its_pause() -> None:
+    keys, loop = queue(), asyncio.get_running_loop()
+    keys.add("a")
+    await keys.get()
+    keys.put_last("a")
+    assert keys.done("a", failed=True, retry_after_s=80.0) == 80.0
+    begun = loop.time()
+    await keys.get()
+    assert loop.time() - begun == pytest.approx(80.0, abs=0.1)
+
+
+async def test_a_key_knows_whether_another_is_ready_or_holds_back_the_last() -> None:
     keys = queue()
     for key in "ab":
         keys.add(key)
     assert await keys.get() == "a"
     assert keys.has_others("a")
     assert await keys.get() == "b"
+    keys.hold_back_last("a")
+    assert not keys.has_others("a")
+    keys.hold_back_last("b")
     assert keys.has_others("a")
     keys.done("b")
     assert not keys.has_others("a")
