@@ -26,7 +26,7 @@ from eco_operator.probes import Prober
 from eco_operator.queue import KeyQueue
 from eco_operator.reconcile import ecoworker, ecoworker_status, growth, kept_claims, walsync
 from eco_operator.reconcile.findings import Urgency
-from eco_operator.reconcile.observation import Observation, Policy, Shard, observe
+from eco_operator.reconcile.observation import Observation, Policy, Shard, governing_sync, observe
 from eco_operator.reconcile.plan import Apply, Outcome, Plan
 from eco_operator.resources.application import Source
 from eco_operator.settings import Settings
@@ -288,7 +288,7 @@ class Loop:
             is_current = partial(self._is_current, key, seen)
             acted = await self._actor.act(key, plan, is_current=is_current, tells=not may_wait)
             if may_wait and acted.changed and not acted.is_troubled:
-                self._let_others_first(key)
+                self._let_others_first(key, seen, plan)
                 return None, acted, look_again_s
             if not acted.changed or acted.is_troubled:
                 return self._observe(key), acted, look_again_s
@@ -307,12 +307,27 @@ class Loop:
         self.queue.hold_back_last(key)
         return self.queue.has_others(key)
 
-    def _let_others_first(self, key: Key) -> None:
-        """Put it last, unless something has happened meanwhile that more is to be done about."""
-        if self.queue.has_come_again(key) and ecoworker.decide(self._observe(key)).steps:
-            self.queue.add(key)
-        else:
+    def _let_others_first(self, key: Key, seen: Observation, plan: Plan) -> None:
+        """Put it last, unless something else has happened to it meanwhile."""
+        if self._is_as_left(key, seen, plan):
             self.queue.put_last(key)
+        else:
+            self.queue.add(key)
+
+    def _is_as_left(self, key: Key, seen: Observation, plan: Plan) -> bool:
+        """Whether an EcoWorker has what it had and what the plan has made. Much cheaper than to decide anew.
+
+        That something has come for it says nothing: the watch tells of most objects before their creates are answered.
+        """
+        made = {(it.desired["kind"], it.desired["metadata"]["name"]) for it in plan.steps if isinstance(it, Apply)}
+        expected = made.union((child.kind, child.name) for child in seen.children)
+        children = self.cache.children(key.namespace, key.name)
+        return (
+            self.cache.owned(key) is seen.owned
+            and {(child.kind, child.name) for child in children} == expected
+            and not any(child.is_deleting for child in children)
+            and (seen.worker is None or governing_sync(seen.worker, self.cache) is seen.sync)
+        )
 
     async def _look_at_sync(self, key: Key) -> None:
         seen = walsync.observe(

@@ -91,10 +91,6 @@ class KeyQueue(Generic[KeyT]):
         """Whether another key is ready, or holds back the last."""
         return bool(self._ready) or bool(self._holds_back - {key})
 
-    def has_come_again(self, key: KeyT) -> bool:
-        """Whether a key that is being worked on has been added meanwhile."""
-        return key in self._again
-
     def _add_later(self, key: KeyT, after_s: float) -> None:
         if key in self._ready or key in self._again:
             return

@@ -191,9 +191,7 @@ async def test_a_key_put_last_comes_at_once_when_it_is_named_and_only_once() -> 
         keys.add(key)
     assert await keys.get() == "a"
     keys.add("a")
-    assert keys.has_come_again("a")
     keys.put_last("a")  # With what has come for it.
-    assert not keys.has_come_again("a")
     keys.done("a")
     assert await keys.get() == "b"
     keys.hold_back_last("b")
