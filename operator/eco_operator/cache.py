@@ -155,15 +155,24 @@ class Cache:
         for identity in gone:
             known = self._known(identity)
             if known is not None and known.version <= list_version:
+                if isinstance(known, Owned):
+                    # Lists of our own kinds select nothing: it has been deleted. Another kind may have lost its label.
+                    self._bury(known.uid)
                 self._drop(identity)
                 self._watched.pop(identity, None)
                 dropped += 1
         return dropped
 
     def put_written(self, kind: Kind, body: Mapping[str, Any]) -> Owned | Child:
-        """Take in the answer to a write of ours, ahead of the watch; returns what was written."""
+        """Take in what the server answered us, ahead of the watch; returns it.
+
+        What has been deleted since stays so: the answer may have been on its way for longer than the event. Of another
+        kind than our own the event may tell of a lost label only.
+        """
         identity = _identity(kind, body)
         known, written = self._known(identity), self._project(kind, body)
+        if isinstance(written, Owned) and written.uid in self._buried:
+            return written
         if known is None or written.version > known.version:
             self._keep(kind, identity, written)
         return written
@@ -175,6 +184,15 @@ class Cache:
         if known is not None and known.uid == child.uid:
             self._drop(identity)
         self._bury(child.uid)
+
+    def forget_gone(self, owned: Owned) -> None:
+        """Forget one of our own objects that the server has no more, ahead of the watch; another of that name stays."""
+        identity = Identity(*owned.key)
+        known = self._owned.get(owned.key)
+        if known is not None and known.uid == owned.uid:
+            self._drop(identity)
+            self._watched.pop(identity, None)
+        self._bury(owned.uid)
 
     def unwatched(self) -> dict[Identity, int]:
         """Every object whose known version the watch has not mentioned yet, with that version."""

@@ -18,7 +18,7 @@ import structlog
 from eco_crds.ecoworker import Delivery
 from eco_operator import errors, kinds, metrics
 from eco_operator.act import Acted, Actor
-from eco_operator.cache import Cache, Child, Identity, Key, project
+from eco_operator.cache import Cache, Child, Identity, Key, Owned, project
 from eco_operator.cluster import Cluster
 from eco_operator.kinds import Kind
 from eco_operator.lists import Lists
@@ -266,8 +266,10 @@ class Loop:
 
         Otherwise Ready could be said on a report whose journal has not been written down yet.
 
-        None is seen of an EcoWorker that is new and has just got its objects while others wait for a look or get
-        theirs: first objects matter more to them than to this one what is said of it. It is put last, but only once.
+        None is seen of an EcoWorker that turns out to be gone or going: it is looked at again.
+
+        Nor of one that is new and has just got its objects while others wait for a look or get theirs: first objects
+        matter more to them than to this one what is said of it. It is put last, but only once.
         """
         acted, look_again_s = Acted(Outcome(), 0, None), None
         for number in range(ROUNDS_MAX):
@@ -284,6 +286,9 @@ class Loop:
             look_again_s = plan.look_again_s
             if not plan.steps:
                 return seen, acted, look_again_s
+            if not await self._is_confirmed(key, seen, plan):
+                self.queue.add(key)
+                return None, acted, look_again_s
             may_wait = self._makes_first_objects(key, seen, plan)
             is_current = partial(self._is_current, key, seen)
             acted = await self._actor.act(key, plan, is_current=is_current, tells=not may_wait)
@@ -295,14 +300,32 @@ class Loop:
         self.queue.add(key)
         return self._observe(key), acted, look_again_s
 
+    async def _is_confirmed(self, key: Key, seen: Observation, plan: Plan) -> bool:
+        """Whether an EcoWorker that has lost an object, or is to have one more, is there by the server's own word.
+
+        With it the garbage collector takes what it owns, and the watch may tell of that before it tells of its end.
+        Whoever made those objects again would start a worker that nobody wants, and fight with the collector.
+        """
+        owned = seen.owned
+        makes = any(isinstance(it, Apply) and it.existing is None for it in plan.steps)
+        if owned is None or _is_new(owned) or not makes:
+            return True
+        found = await self.cluster.find(kinds.ECO_WORKER, key.namespace, key.name)
+        is_there = found is not None and found["metadata"]["uid"] == owned.uid
+        if not is_there:
+            self.cache.forget_gone(owned)
+        if found is not None:
+            self.cache.put_written(kinds.ECO_WORKER, found)
+            return is_there and "deletionTimestamp" not in found["metadata"]
+        return False
+
     def _makes_first_objects(self, key: Key, seen: Observation, plan: Plan) -> bool:
         """Whether the plan is about a new EcoWorker and makes what it has not, with others in the same need.
 
         Of one whose objects somebody fights over, or that has been put off before, it is time to say something.
         """
-        is_new = seen.owned is not None and not seen.owned.body.get("status")
         only_makes = all(isinstance(step, Apply) and step.existing is None for step in plan.steps)
-        if not is_new or not only_makes or self._actor.has_untold(key):
+        if seen.owned is None or not _is_new(seen.owned) or not only_makes or self._actor.has_untold(key):
             return False
         self.queue.hold_back_last(key)
         return self.queue.has_others(key)
@@ -454,6 +477,11 @@ def _argocd(settings: Settings) -> Source | None:
         project=settings.argocd_project,
         destination=settings.argocd_destination,
     )
+
+
+def _is_new(owned: Owned) -> bool:
+    """Whether nothing has been said of it yet."""
+    return not owned.body.get("status")
 
 
 def _is_silent(shard: Shard) -> bool:

@@ -141,6 +141,44 @@ def test_a_watch_that_is_behind_the_lists_is_seen() -> None:
     assert cache.statistics().unwatched == 0
 
 
+def test_an_answer_that_was_long_on_its_way_brings_nothing_back_that_has_been_deleted() -> None:
+    cache = Cache()
+    cache.see(kinds.ECO_WORKER, "ADDED", child(1, name="storage"))
+    cache.see(kinds.ECO_WORKER, "DELETED", child(3, name="storage"))
+    cache.put_written(kinds.ECO_WORKER, child(2, name="storage"))
+    assert cache.owned(WORKER) is None
+
+
+def test_an_object_that_had_lost_its_label_is_known_again_when_it_was_asked_for() -> None:
+    cache = Cache()
+    cache.see(kinds.CONFIG_MAP, "ADDED", child(1))
+    cache.see(kinds.CONFIG_MAP, "DELETED", child(2))
+    cache.put_written(kinds.CONFIG_MAP, child(3))
+    assert versions(cache) == [3]
+
+
+def test_a_late_event_brings_nothing_of_our_own_kinds_back_that_a_list_did_not_name() -> None:
+    cache = Cache()
+    cache.see(kinds.ECO_WORKER, "ADDED", child(1, name="storage"))
+    cache.forget_unnamed(kinds.ECO_WORKER, set(), 5)
+    assert cache.see(kinds.ECO_WORKER, "MODIFIED", child(2, name="storage")) == set()
+    assert cache.owned(WORKER) is None
+    assert cache.see(kinds.ECO_WORKER, "ADDED", child(6, name="storage", uid="another"))
+
+
+def test_what_is_gone_by_the_servers_own_word_is_forgotten_and_its_successor_is_not() -> None:
+    cache = Cache()
+    cache.see(kinds.ECO_WORKER, "ADDED", child(1, name="storage"))
+    gone = cache.owned(WORKER)
+    assert gone is not None
+    cache.forget_gone(gone)
+    cache.see(kinds.ECO_WORKER, "MODIFIED", child(2, name="storage"))
+    assert cache.owned(WORKER) is None
+    cache.see(kinds.ECO_WORKER, "ADDED", child(6, name="storage", uid="another"))
+    cache.forget_gone(gone)
+    assert cache.owned(WORKER) is not None
+
+
 def test_the_watch_tells_no_news_of_the_version_that_is_known_and_of_no_other() -> None:
     cache = Cache()
     identity = Identity(kinds.CONFIG_MAP.kind, "shop", "storage-0")

@@ -131,6 +131,12 @@ class Maker(Server):
         self.asked: list[tuple[str, str]] = []
         self.takes_s: dict[str, float] = {}
         self.on_made: Callable[[dict[str, Any]], None] = lambda _: None
+        self.is_gone = False
+
+    async def find(self, kind: kinds.Kind, namespace: str, name: str) -> dict[str, Any] | None:
+        assert (kind, namespace) == (kinds.ECO_WORKER, NAMESPACE)
+        self.asked.append(("find", name))
+        return None if self.is_gone else self.bodies[kind.kind, name]
 
     async def make(self, desired: dict[str, Any]) -> dict[str, Any]:
         worker = desired["metadata"]["labels"][contract.LABEL_WORKER]
@@ -310,3 +316,43 @@ async def test_a_deletion_is_news_whatever_its_version() -> None:
     }
     assert loop.knows(kinds.SERVICE, told["ADDED"])
     assert not loop.knows(kinds.SERVICE, told["DELETED"])
+
+
+async def loop_that_lost_a_secret(server: Maker) -> Loop:
+    """A loop whose EcoWorker is told of and has just lost its Secret."""
+    loop = loop_with(server, "one")
+    one = await loop.queue.get()
+    await loop._look(one)
+    loop.queue.done(one)
+    assert server.statuses
+    secret = loop.cache.children(NAMESPACE, "one", kinds.SECRET)[0]
+    server.version += 1
+    metadata = {"name": secret.name, "namespace": NAMESPACE, "uid": secret.uid, "resourceVersion": str(server.version)}
+    loop.see(kinds.SECRET, "DELETED", {"metadata": {**metadata, "labels": secret.labels}})
+    server.asked.clear()
+    return loop
+
+
+async def test_an_object_is_made_again_for_an_ecoworker_that_is_there() -> None:
+    server = Maker()
+    loop = await loop_that_lost_a_secret(server)
+    await loop._look(await loop.queue.get())
+    assert server.asked[:2] == [("find", "one"), ("make", "one")]
+
+
+@pytest.mark.parametrize("how", ["gone", "going", "another"])
+async def test_nothing_is_made_again_for_an_ecoworker_whose_end_the_watch_has_yet_to_tell(how: str) -> None:
+    server = Maker()
+    loop = await loop_that_lost_a_secret(server)
+    changes = {"going": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "another": {"uid": "another"}, "gone": {}}
+    body = server.bodies[kinds.ECO_WORKER.kind, "one"]
+    changed = merge(body, {"metadata": {**changes[how], "resourceVersion": "5000"}})
+    server.bodies[kinds.ECO_WORKER.kind, "one"], server.is_gone = changed, how == "gone"
+    one = await loop.queue.get()
+    await loop._look(one)
+    loop.queue.done(one)
+    assert server.asked == [("find", "one")]
+    owned = loop.cache.owned(one)
+    assert (owned.uid if owned is not None else "") == {"gone": "", "going": "one", "another": "another"}[how]
+    assert owned is None or owned.is_deleting == (how == "going")
+    assert loop.queue.statistics().ready == 1
