@@ -70,13 +70,6 @@ _METHODS: Final = {
     "replace": "PUT",
 }
 _CONTENT_TYPES: Final = {"apply": APPLY_PATCH, "patch": JSON_PATCH}
-_ERRORS: Final[Mapping[int, type[errors.ApiError]]] = {
-    401: errors.DeniedError,
-    403: errors.DeniedError,
-    404: errors.NotFoundError,
-    409: errors.ConflictError,
-    410: errors.ExpiredError,
-}
 
 
 async def connect(observer: RequestObserver = lambda *_: None) -> "Cluster":
@@ -182,12 +175,14 @@ class Cluster:
             raise errors.TransientError("watch", path, message=str(error) or type(error).__name__) from error
         try:
             if answer.status != 200:
-                raise _failure("watch", path, answer.status, await answer.read(), answer.headers.get("Retry-After"))
+                raise errors.of_answer(
+                    "watch", path, answer.status, await answer.read(), answer.headers.get("Retry-After")
+                )
             async for line in answer.content:
                 event = watch_event.read(path, line)
                 if event.type == "ERROR":
                     told = event.body()
-                    raise _error("watch", path, int(told.get("code") or 500), told)
+                    raise errors.of_status("watch", path, int(told.get("code") or 500), told)
                 yield event
         except (aiohttp.ClientError, TimeoutError, OSError):
             return
@@ -310,7 +305,7 @@ class Cluster:
         if 200 <= status < 300:
             result: dict[str, Any] = msgspec.json.decode(content)
             return result
-        raise _failure(verb, path, status, content, answer.headers.get("Retry-After"))
+        raise errors.of_answer(verb, path, status, content, answer.headers.get("Retry-After"))
 
     async def _send(
         self, verb: str, target: str, body: Object | Sequence[Object] | None, *, limits: aiohttp.ClientTimeout
@@ -395,21 +390,3 @@ def _yaml(body: Object | Sequence[Object]) -> bytes:
     if content.isascii() and b"\x7f" not in content:
         return content
     return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", content.decode()).encode()
-
-
-def _failure(verb: str, path: str, status: int, content: bytes, retry_after: str | None) -> errors.ApiError:
-    """The error of an answer that is no success."""
-    try:
-        failure = _error(verb, path, status, msgspec.json.decode(content))
-    except (msgspec.DecodeError, AttributeError):
-        failure = _error(verb, path, status, {"message": content[:200].decode(errors="replace")})
-    if isinstance(failure, errors.TransientError) and retry_after and retry_after.isdigit():
-        failure.retry_after_s = min(float(retry_after), errors.RETRY_AFTER_S_MAX)
-    return failure
-
-
-def _error(verb: str, path: str, status: int, told: Mapping[str, Any]) -> errors.ApiError:
-    """The error that a `Status` of the API server tells of."""
-    fallback = errors.TransientError if status in {408, 429} or status >= 500 else errors.RejectedError
-    reason, message = str(told.get("reason", "")), str(told.get("message", ""))
-    return _ERRORS.get(status, fallback)(verb, path, status=status, reason=reason, message=message)

@@ -4,7 +4,10 @@ An error says operation, object, cause and hint. Whether to retry is in its type
 the queue with a back-off; the others need somebody to change something, and the verdict says so.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
 
 RETRY_AFTER_S_MAX: Final = 300.0
 NOT_EXPANDABLE: Final = "the storageclass that provisions the pvc must support resize"
@@ -73,3 +76,30 @@ class DeniedError(ApiError):
 
 class RejectedError(ApiError):
     """400, 413, 415 or 422: the server will never take this request as it is."""
+
+
+_BY_STATUS: Final[Mapping[int, type[ApiError]]] = {
+    401: DeniedError,
+    403: DeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    410: ExpiredError,
+}
+
+
+def of_answer(operation: str, target: str, status: int, content: bytes, retry_after: str | None) -> ApiError:
+    """The error of an answer that is no success; `retry_after` is its header of that name."""
+    try:
+        failure = of_status(operation, target, status, msgspec.json.decode(content))
+    except (msgspec.DecodeError, AttributeError):
+        failure = of_status(operation, target, status, {"message": content[:200].decode(errors="replace")})
+    if isinstance(failure, TransientError) and retry_after and retry_after.isdigit():
+        failure.retry_after_s = min(float(retry_after), RETRY_AFTER_S_MAX)
+    return failure
+
+
+def of_status(operation: str, target: str, status: int, told: Mapping[str, Any]) -> ApiError:
+    """The error that a `Status` of the API server tells of."""
+    fallback = TransientError if status in {408, 429} or status >= 500 else RejectedError
+    reason, message = str(told.get("reason", "")), str(told.get("message", ""))
+    return _BY_STATUS.get(status, fallback)(operation, target, status=status, reason=reason, message=message)

@@ -16,18 +16,18 @@ from typing import Any, Final
 import structlog
 
 from eco_crds.ecoworker import Delivery
-from eco_operator import errors, kinds, metrics
+from eco_operator import errors, kinds, metrics, pods
 from eco_operator.act import Acted, Actor
-from eco_operator.cache import Cache, Child, Identity, Key, Owned, project
+from eco_operator.cache import Cache, Child, Identity, Key, project
 from eco_operator.cluster import Cluster
 from eco_operator.kinds import Kind
 from eco_operator.lists import Lists
 from eco_operator.probes import Prober
 from eco_operator.queue import KeyQueue
-from eco_operator.reconcile import ecoworker, ecoworker_status, growth, kept_claims, walsync
+from eco_operator.reconcile import ecoworker, ecoworker_status, growth, kept_claims, newcomers, walsync
 from eco_operator.reconcile.findings import Urgency
-from eco_operator.reconcile.observation import Observation, Policy, Shard, governing_sync, observe
-from eco_operator.reconcile.plan import Apply, Outcome, Plan
+from eco_operator.reconcile.observation import Observation, Policy, Shard, observe
+from eco_operator.reconcile.plan import Outcome, Plan
 from eco_operator.resources.application import Source
 from eco_operator.settings import Settings
 from eco_operator.shards import Probe, ShardKey, Target
@@ -83,8 +83,8 @@ class Loop:
         settings = self.settings
         self.queue = KeyQueue(settings.backoff_s_min, settings.backoff_s_max)
         self.prober = Prober(
-            targets=self._targets,
-            is_wanted=self._is_known_shard,
+            targets=partial(pods.targets, self.cache),
+            is_wanted=partial(pods.is_known, self.cache),
             on_change=self._on_probe,
             interval_s=settings.probe_interval_s,
             timeout_s=settings.probe_timeout_s,
@@ -280,7 +280,9 @@ class Loop:
             plan = ecoworker.decide(seen)
             if seen.owned is None and plan.steps and not number:
                 # What is about to be said of the journals people may act on. Their pods answer while they drain.
-                await self.prober.ask_now(it for it in self._targets() if it.shard[:2] == (key.namespace, key.name))
+                await self.prober.ask_now(
+                    it for it in pods.targets(self.cache) if it.shard[:2] == (key.namespace, key.name)
+                )
                 seen = self._observe(key)
                 plan = ecoworker.decide(seen)
             look_again_s = plan.look_again_s
@@ -289,11 +291,12 @@ class Loop:
             if not await self._is_confirmed(key, seen, plan):
                 self.queue.add(key)
                 return None, acted, look_again_s
-            may_wait = self._makes_first_objects(key, seen, plan)
+            may_wait = self._may_wait(key, seen, plan)
             is_current = partial(self._is_current, key, seen)
             acted = await self._actor.act(key, plan, is_current=is_current, tells=not may_wait)
             if may_wait and acted.changed and not acted.is_troubled:
-                self._let_others_first(key, seen, plan)
+                come_again = self.queue.put_last if newcomers.is_as_left(seen, plan, self.cache) else self.queue.add
+                come_again(key)
                 return None, acted, look_again_s
             if not acted.changed or acted.is_troubled:
                 return self._observe(key), acted, look_again_s
@@ -306,51 +309,25 @@ class Loop:
         With it the garbage collector takes what it owns, and the watch may tell of that before it tells of its end.
         Whoever made those objects again would start a worker that nobody wants, and fight with the collector.
         """
-        owned = seen.owned
-        makes = any(isinstance(it, Apply) and it.existing is None for it in plan.steps)
-        if owned is None or _is_new(owned) or not makes:
+        if seen.owned is None or newcomers.is_new(seen) or not newcomers.makes(plan):
             return True
         found = await self.cluster.find(kinds.ECO_WORKER, key.namespace, key.name)
-        is_there = found is not None and found["metadata"]["uid"] == owned.uid
-        if not is_there:
-            self.cache.forget_gone(owned)
+        if found is None or found["metadata"]["uid"] != seen.owned.uid:
+            self.cache.forget_gone(seen.owned)
         if found is not None:
             self.cache.put_written(kinds.ECO_WORKER, found)
-            return is_there and "deletionTimestamp" not in found["metadata"]
-        return False
+        owned = self.cache.owned(key)
+        return owned is not None and owned.uid == seen.owned.uid and not owned.is_deleting
 
-    def _makes_first_objects(self, key: Key, seen: Observation, plan: Plan) -> bool:
-        """Whether the plan is about a new EcoWorker and makes what it has not, with others in the same need.
+    def _may_wait(self, key: Key, seen: Observation, plan: Plan) -> bool:
+        """Whether an EcoWorker that gets its first objects may wait for its verdict: once, while others get theirs.
 
-        Of one whose objects somebody fights over, or that has been put off before, it is time to say something.
+        Where nothing is made somebody fights over what there is, and it is time to say so.
         """
-        only_makes = all(isinstance(step, Apply) and step.existing is None for step in plan.steps)
-        if seen.owned is None or not _is_new(seen.owned) or not only_makes or self._actor.has_untold(key):
+        if not newcomers.is_new(seen) or not newcomers.makes(plan) or self._actor.has_untold(key):
             return False
         self.queue.hold_back_last(key)
         return self.queue.has_others(key)
-
-    def _let_others_first(self, key: Key, seen: Observation, plan: Plan) -> None:
-        """Put it last, unless something else has happened to it meanwhile."""
-        if self._is_as_left(key, seen, plan):
-            self.queue.put_last(key)
-        else:
-            self.queue.add(key)
-
-    def _is_as_left(self, key: Key, seen: Observation, plan: Plan) -> bool:
-        """Whether an EcoWorker has what it had and what the plan has made. Much cheaper than to decide anew.
-
-        That something has come for it says nothing: the watch tells of most objects before their creates are answered.
-        """
-        made = {(it.desired["kind"], it.desired["metadata"]["name"]) for it in plan.steps if isinstance(it, Apply)}
-        expected = made.union((child.kind, child.name) for child in seen.children)
-        children = self.cache.children(key.namespace, key.name)
-        return (
-            self.cache.owned(key) is seen.owned
-            and {(child.kind, child.name) for child in children} == expected
-            and not any(child.is_deleting for child in children)
-            and (seen.worker is None or governing_sync(seen.worker, self.cache) is seen.sync)
-        )
 
     async def _look_at_sync(self, key: Key) -> None:
         seen = walsync.observe(
@@ -423,30 +400,9 @@ class Loop:
         probe = self.prober.probe(shard)
         if probe.age_s is None:
             return probe
-        processes = {
-            (child.uid, child.pod.process)
-            for child in self.cache.children(shard.namespace, shard.worker, kinds.POD)
-            if child.shard == shard.shard and child.pod is not None and child.pod.process and not child.is_of_job
-        }
-        if (probe.pod_uid, probe.process) in processes:
+        if pods.lives(self.cache, shard, probe):
             return probe
         return replace(probe, age_s=max(probe.age_s, self._policy.report_age_s + 1.0))
-
-    def _targets(self) -> list[Target]:
-        """The pod of each shard that may answer: the newest in which a process runs."""
-        best: dict[ShardKey, tuple[bool, str, Target]] = {}
-        for child in self.cache.pods():
-            pod = child.pod
-            if pod is None or not pod.ip or not pod.process or not child.shard:
-                continue
-            shard = ShardKey(child.namespace, child.worker, child.shard)
-            candidate = (not child.is_deleting, pod.created, Target(shard, child.uid, pod.process, pod.ip))
-            if shard not in best or candidate[:2] > best[shard][:2]:
-                best[shard] = candidate
-        return [candidate[2] for candidate in best.values()]
-
-    def _is_known_shard(self, shard: ShardKey) -> bool:
-        return any(child.shard == shard.shard for child in self.cache.children(shard.namespace, shard.worker))
 
     def _on_probe(self, shard: ShardKey) -> None:
         self.queue.add(Key(kinds.ECO_WORKER.kind, shard.namespace, shard.worker), patient=True)
@@ -477,11 +433,6 @@ def _argocd(settings: Settings) -> Source | None:
         project=settings.argocd_project,
         destination=settings.argocd_destination,
     )
-
-
-def _is_new(owned: Owned) -> bool:
-    """Whether nothing has been said of it yet."""
-    return not owned.body.get("status")
 
 
 def _is_silent(shard: Shard) -> bool:

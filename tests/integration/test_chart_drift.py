@@ -4,8 +4,6 @@ What a further sync would change is asked of the API server itself, by a dry run
 """
 
 import json
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -13,9 +11,8 @@ import yaml
 
 from eco_crds import contract
 from eco_operator import kinds
-from tests.support.apiserver import ApiServer
 from tests.support.charts import CHARTS, Manifest, by_kind, render
-from tests.support.operator_world import World, operator_world, server_with_kinds
+from tests.support.operator_world import World
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
@@ -24,18 +21,6 @@ DEV: Final = ("--values", str(CHARTS / "waste" / "values-dev.yaml"), "--set", "i
 AUTOSCALED: Final = ("--set", "workers.storage-worker.autoscaled=true")
 NAME: Final = "storage-worker"
 AS_ARGO_CD: Final = ("apply", "--server-side", "--force-conflicts", "--field-manager=argocd-controller", "-f", "-")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ApiServer]:
-    with server_with_kinds() as running:
-        yield running
-
-
-@pytest.fixture
-async def world(server: ApiServer, tmp_path: Path) -> AsyncIterator[World]:
-    async with operator_world(server, tmp_path) as made:
-        yield made
 
 
 def in_git(world: World, *arguments: str, replicas: int | None = None) -> list[Manifest]:

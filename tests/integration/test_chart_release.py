@@ -4,8 +4,7 @@ What holds the work is looked at after every step: the same objects, never appli
 """
 
 import json
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Final
 
 import pytest
@@ -14,7 +13,7 @@ from eco_crds.wal import WalAges, WalCounts
 from eco_operator import kinds
 from tests.support.apiserver import ApiServer, bare_api_server
 from tests.support.charts import CHARTS, run
-from tests.support.operator_world import World, example, kubectl, operator_world, until_quiet
+from tests.support.operator_world import World, example, kubectl, until_quiet
 
 pytestmark = pytest.mark.cluster
 
@@ -39,12 +38,6 @@ def server() -> Iterator[ApiServer]:
         install(running)
         kubectl(running, "wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
         yield running
-
-
-@pytest.fixture
-async def world(server: ApiServer, tmp_path: Path) -> AsyncIterator[World]:
-    async with operator_world(server, tmp_path) as made:
-        yield made
 
 
 async def holders(world: World) -> dict[str, tuple[str, int]]:

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,16 +14,10 @@ from eco_crds import contract
 from eco_crds.wal import JournalMode, WalCounts
 from eco_operator import kinds
 from tests.support.apiserver import ApiServer
-from tests.support.operator_world import World, example, operator_world, server_with_kinds, sync
+from tests.support.operator_world import World, example, operator_world, sync
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ApiServer]:
-    with server_with_kinds() as running:
-        yield running
 
 
 @pytest.fixture

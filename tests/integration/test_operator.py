@@ -1,7 +1,6 @@
 """The operator as a process of its own against a real API server; only nodes, controllers and workers are stand-ins."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from tests.support.operator_world import (
     example,
     operator_program,
     operator_world,
-    server_with_kinds,
     sync,
     until_quiet,
     writes_during,
@@ -29,18 +27,6 @@ from tests.support.operator_world import (
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ApiServer]:
-    with server_with_kinds() as running:
-        yield running
-
-
-@pytest.fixture
-async def world(server: ApiServer, tmp_path: Path) -> AsyncIterator[World]:
-    async with operator_world(server, tmp_path) as made:
-        yield made
 
 
 async def test_an_ecoworker_gets_its_objects_and_becomes_ready(world: World) -> None:

@@ -1,6 +1,5 @@
 """A sample of the faults that `python -m tests.prove.operator` tries in full, and proof that a fault would be seen."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tests.support.fault_runs import api_faults, crash_points, rig
 from tests.support.fault_scenarios import SCENARIOS
 from tests.support.faulty_api import Fault
 from tests.support.operator_fuzz import fuzz, permissive_server
-from tests.support.operator_world import environment_with, server_with_kinds
+from tests.support.operator_world import environment_with
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
@@ -22,12 +21,6 @@ pytestmark = pytest.mark.cluster
 APPLY = [it for it in SCENARIOS if it.name == "apply"]
 GONE_ANSWERS = 40
 SAMPLE = [it for it in SCENARIOS if it.name in {"apply", "scale-in", "growth", "recovery"}]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ApiServer]:
-    with server_with_kinds() as running:
-        yield running
 
 
 @pytest.mark.parametrize(

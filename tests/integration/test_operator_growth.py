@@ -5,8 +5,7 @@ is the API server's own decision, by the storage class.
 """
 
 import json
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
@@ -20,7 +19,6 @@ from tests.support.operator_world import (
     World,
     example,
     kubectl,
-    operator_world,
     server_with_kinds,
     until_quiet,
     writes_during,
@@ -40,12 +38,6 @@ def server() -> Iterator[ApiServer]:
         for name, expands in CLASSES.items():
             kubectl(running, "apply", "-f", "-", given=storage_class(name, expands=expands))
         yield running
-
-
-@pytest.fixture
-async def world(server: ApiServer, tmp_path: Path) -> AsyncIterator[World]:
-    async with operator_world(server, tmp_path) as made:
-        yield made
 
 
 def storage_class(name: str, *, expands: bool) -> dict[str, Any]:

@@ -7,8 +7,6 @@ things and that a converged state, whichever it is, causes no write.
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,12 +16,9 @@ from eco_crds.jobs import JobName, JobReport, Left
 from eco_crds.wal import JournalMode, WalAges, WalCounts
 from eco_operator import kinds
 from tests.support import newer_operator
-from tests.support.apiserver import ApiServer
 from tests.support.operator_world import (
     World,
     example,
-    operator_world,
-    server_with_kinds,
     sync,
     until_quiet,
     writes_during,
@@ -35,18 +30,6 @@ pytestmark = pytest.mark.cluster
 
 BUSY = {"counts": WalCounts(due=5, running=1), "ages": WalAges(last_progress_s=1)}
 LONG_AGO = "2020-01-01T00:00:00Z"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ApiServer]:
-    with server_with_kinds() as running:
-        yield running
-
-
-@pytest.fixture
-async def world(server: ApiServer, tmp_path: Path) -> AsyncIterator[World]:
-    async with operator_world(server, tmp_path) as made:
-        yield made
 
 
 async def start(world: World, **changes: Any) -> None:

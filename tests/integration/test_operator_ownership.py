@@ -2,31 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eco_crds import contract
 from eco_operator import kinds
-from tests.support.apiserver import ApiServer
-from tests.support.operator_world import World, example, operator_world, server_with_kinds, until_quiet
+from tests.support.operator_world import World, example, until_quiet
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ApiServer]:
-    with server_with_kinds() as running:
-        yield running
-
-
-@pytest.fixture
-async def world(server: ApiServer, tmp_path: Path) -> AsyncIterator[World]:
-    async with operator_world(server, tmp_path) as made:
-        yield made
 
 
 async def test_a_field_set_to_nothing_is_owned_like_any_other(world: World) -> None:

@@ -1,29 +1,13 @@
 """Revisions of pods do not pile up: beyond a number of them the oldest goes."""
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-
 import pytest
 
 from eco_operator import kinds
 from eco_operator.reconcile.revision import KEPT_MAX
-from tests.support.apiserver import ApiServer
-from tests.support.operator_world import World, example, operator_world, server_with_kinds
+from tests.support.operator_world import World, example
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ApiServer]:
-    with server_with_kinds() as running:
-        yield running
-
-
-@pytest.fixture
-async def world(server: ApiServer, tmp_path: Path) -> AsyncIterator[World]:
-    async with operator_world(server, tmp_path) as made:
-        yield made
 
 
 async def numbers(world: World) -> list[int]:

@@ -278,7 +278,8 @@ async def test_a_new_ecoworker_that_loses_an_object_gets_it_again_and_is_told_of
     assert ("status", "slow") not in server.asked
 
 
-async def test_a_new_ecoworker_that_somebody_fights_over_is_told_of_although_others_wait() -> None:
+@pytest.mark.parametrize("is_restarted", [False, True], ids=["the same operator", "the next operator"])
+async def test_a_new_ecoworker_that_somebody_fights_over_is_told_of_although_others_wait(is_restarted: bool) -> None:
     server = Maker()
     loop = loop_with(server, "one", "two")
     one = await loop.queue.get()
@@ -299,6 +300,8 @@ async def test_a_new_ecoworker_that_somebody_fights_over_is_told_of_although_oth
     server.version = 2000
     loop.see(kinds.SERVICE, "MODIFIED", {"metadata": metadata})
     assert loop.queue.has_others(one)
+    if is_restarted:
+        loop._actor._untold.clear()
     await loop._look(one)
     assert ("change", "one") in server.asked
     assert [it["metadata"]["name"] for it in server.statuses] == ["one"]
