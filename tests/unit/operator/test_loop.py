@@ -278,13 +278,8 @@ async def test_a_new_ecoworker_that_loses_an_object_gets_it_again_and_is_told_of
     assert ("status", "slow") not in server.asked
 
 
-@pytest.mark.parametrize("is_restarted", [False, True], ids=["the same operator", "the next operator"])
-async def test_a_new_ecoworker_that_somebody_fights_over_is_told_of_although_others_wait(is_restarted: bool) -> None:
-    server = Maker()
-    loop = loop_with(server, "one", "two")
-    one = await loop.queue.get()
-    await loop._look(one)
-    assert not server.statuses
+def take_a_field(loop: Loop, server: Maker) -> None:
+    """Somebody else changes what is ours of the Service of EcoWorker `one`."""
     service = next(it for it in loop.cache.children(NAMESPACE, "one", kinds.SERVICE))
     taken: dict[str, Any] = {"f:metadata": {"f:annotations": {f"f:{contract.ANNOTATION_HASH}": {}}}}
     entry = {"manager": contract.FIELD_MANAGER, "operation": "Update", "fieldsV1": taken}
@@ -299,6 +294,16 @@ async def test_a_new_ecoworker_that_somebody_fights_over_is_told_of_although_oth
     }
     server.version = 2000
     loop.see(kinds.SERVICE, "MODIFIED", {"metadata": metadata})
+
+
+@pytest.mark.parametrize("is_restarted", [False, True], ids=["the same operator", "the next operator"])
+async def test_a_new_ecoworker_that_somebody_fights_over_is_told_of_although_others_wait(is_restarted: bool) -> None:
+    server = Maker()
+    loop = loop_with(server, "one", "two")
+    one = await loop.queue.get()
+    await loop._look(one)
+    assert not server.statuses
+    take_a_field(loop, server)
     assert loop.queue.has_others(one)
     if is_restarted:
         loop._actor._untold.clear()
@@ -359,3 +364,16 @@ async def test_nothing_is_made_again_for_an_ecoworker_whose_end_the_watch_has_ye
     assert (owned.uid if owned is not None else "") == {"gone": "", "going": "one", "another": "another"}[how]
     assert owned is None or owned.is_deleting == (how == "going")
     assert loop.queue.statistics().ready == 1
+
+
+async def test_the_server_is_not_asked_whether_an_ecoworker_is_there_when_nothing_is_made_for_it() -> None:
+    server = Maker()
+    loop = loop_with(server, "one")
+    one = await loop.queue.get()
+    await loop._look(one)
+    loop.queue.done(one)
+    server.asked.clear()
+    take_a_field(loop, server)
+    await loop._look(await loop.queue.get())
+    assert ("change", "one") in server.asked
+    assert ("find", "one") not in server.asked
